@@ -1,0 +1,1 @@
+"""Only what nnUNet_extTrainer needs: nnU-Net imports every module of this folder."""
