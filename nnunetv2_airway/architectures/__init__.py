@@ -1,0 +1,1 @@
+"""Networks; no loss and no plans in here."""

@@ -1,0 +1,121 @@
+"""Hounsfield units: named windows, the network's first layer, and the way back from nnU-Net's normalisation.
+
+The network makes its input channels itself from one CT in Hounsfield units (HU), so the raw data set keeps one file
+per case and ``nnUNetv2_predict`` takes any CT. The data set's channel is therefore called ``"noNorm"``.
+
+Papers: Tang 2022, section 2.1 (original volume, and window level -250, width 750); Zheng 2021, section IV-A
+([-1000, 600]). The code published with Tang's entry clips at [-1000, 500], that is level +- width; "level -250, width
+750" is read here as DICOM defines it, level +- width / 2, and the other is kept as a named window.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+NEEDED = (
+    'Airway trainers need CTs in Hounsfield units. In dataset.json name the only channel "noNorm" '
+    '("channel_names": {"0": "noNorm"}), then run nnUNetv2_plan_and_preprocess again.'
+)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of Hounsfield units that is mapped to [0, 1]."""
+
+    lower: float
+    upper: float
+
+
+WINDOWS = {
+    "original": Window(-1024, 1024),
+    "tang": Window(-625, 125),
+    "tang_published": Window(-1000, 500),
+    "zheng": Window(-1000, 600),
+}
+"""Windows by name; "original" and "tang" together are Tang 2022's two channels."""
+
+
+@dataclass(frozen=True)
+class HounsfieldScale:
+    """How stored intensities become Hounsfield units: HU = slope * intensity + intercept.
+
+    ``clipped_at`` holds the HU range outside which preprocessing has already removed all contrast, None where it has
+    kept it.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    clipped_at: tuple[float, float] | None = None
+
+    @classmethod
+    def from_plans(
+        cls, normalization_schemes: Sequence[str], intensity_properties: dict[str, dict[str, float]]
+    ) -> "HounsfieldScale":
+        """Read the scale from nnU-Net's plans.
+
+        Args:
+            normalization_schemes: the configuration's ``normalization_schemes``.
+            intensity_properties: the plans' ``foreground_intensity_properties_per_channel``, in HU.
+
+        Raises:
+            ValueError: more than one channel, or a normalisation that cannot be undone because it differs by case.
+        """
+        if len(normalization_schemes) != 1:
+            raise ValueError(
+                f"{NEEDED} These plans have {len(normalization_schemes)} channels: {', '.join(normalization_schemes)}."
+            )
+        scheme = normalization_schemes[0]
+        if scheme == "NoNormalization":
+            return cls()
+        if scheme != "CTNormalization":
+            raise ValueError(f"{NEEDED} These plans use {scheme}, which cannot be turned back into Hounsfield units.")
+        try:
+            found = intensity_properties["0"]
+            values = [float(found[key]) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{NEEDED} These plans use CTNormalization, but their foreground_intensity_properties_per_channel "
+                f"lacks the mean, std, percentile_00_5 or percentile_99_5 of channel 0 needed to undo it."
+            ) from error
+        mean, std, lower, upper = values
+        return cls(slope=max(std, 1e-8), intercept=mean, clipped_at=(lower, upper))
+
+    def warning(self) -> str | None:
+        """Say what preprocessing has lost, or return None where it has lost nothing."""
+        if self.clipped_at is None:
+            return None
+        lower, upper = self.clipped_at
+        return (
+            f"WARNING: these plans use nnU-Net's CT normalisation, which clipped every CT to [{lower:.0f}, {upper:.0f}]"
+            f" HU, the 0.5 and 99.5 percentiles inside the airways. Contrast above {upper:.0f} HU is gone: lung, airway"
+            f" wall and vessel look alike where they exceed it. {NEEDED}"
+        )
+
+
+class HounsfieldInput(nn.Module):
+    """First layer: one CT in, one channel in [0, 1] per window out; nothing to train, nothing in the state dict.
+
+    Args:
+        windows: names from ``WINDOWS``, one per output channel.
+        scale: how the CT's intensities become Hounsfield units.
+
+    Raises:
+        ValueError: unknown window.
+    """
+
+    def __init__(self, windows: Sequence[str], scale: HounsfieldScale = HounsfieldScale()):
+        super().__init__()
+        unknown = [name for name in windows if name not in WINDOWS]
+        if unknown or not windows:
+            raise ValueError(f"windows must be some of {', '.join(WINDOWS)}, got {', '.join(unknown) or 'none'}")
+        rows = [WINDOWS[name] for name in windows]
+        factors = [scale.slope / (row.upper - row.lower) for row in rows]
+        offsets = [(scale.intercept - row.lower) / (row.upper - row.lower) for row in rows]
+        self.register_buffer("factor", torch.tensor(factors).view(1, -1, 1, 1, 1), persistent=False)
+        self.register_buffer("offset", torch.tensor(offsets).view(1, -1, 1, 1, 1), persistent=False)
+
+    def forward(self, ct: torch.Tensor) -> torch.Tensor:
+        """Map a CT (N, 1, Z, Y, X) in stored intensities to (N, windows, Z, Y, X) in [0, 1], at least in float32."""
+        return (ct.to(torch.promote_types(ct.dtype, self.factor.dtype)) * self.factor + self.offset).clamp(0, 1)
