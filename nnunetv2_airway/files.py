@@ -1,0 +1,28 @@
+"""Files that are either whole or not there."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Give a temporary path of the same file name, and rename it to ``target`` when the block ends without error.
+
+    The temporary file lies in a hidden folder beside the target: same file system, same file ending (libraries choose
+    the format by it), and never taken for a case by nnU-Net if the process is killed.
+    """
+    target = Path(target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
+        temporary = Path(folder, target.name)
+        yield temporary
+        os.replace(temporary, target)  # noqa: PTH105, the atomic one by name
+
+
+def write_json(target: Path, content: dict) -> None:
+    """Write a JSON file, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

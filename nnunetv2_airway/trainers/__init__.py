@@ -1,0 +1,1 @@
+"""nnU-Net trainers: wiring only, a variant is a class that sets attributes."""

@@ -1,0 +1,173 @@
+"""The frame of all airway trainers: WingsNet on Hounsfield units inside nnU-Net's own training.
+
+Papers: Zheng 2021 (network, 16 patches per case and epoch), Tang 2022 (two windows, AdamW, patch and batch size).
+Weight decay is not published; PyTorch's default for AdamW is used.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import empty_cache
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from nnunetv2_airway.architectures.airway_network import AirwayNetwork
+from nnunetv2_airway.architectures.wingsnet import WingsNet
+from nnunetv2_airway.files import atomic_path
+from nnunetv2_airway.hounsfield import HounsfieldInput, HounsfieldScale
+from nnunetv2_airway.losses.group_supervision import DICE, GroupSupervisionLoss, Union
+from nnunetv2_airway.trainers.augmentation import augment_in_range
+from nnunetv2_airway.trainers.micro_batch import MicroBatches, rehearse
+from nnunetv2_airway.trainers.plans import fit_plans
+
+CPU_VOXELS = 128**3
+"""Voxels of a micro-batch on the CPU, whose memory gives no warning before the process is killed."""
+
+
+class AirwayTrainer(nnUNetTrainer):
+    """Base of the airway trainers; a variant sets these attributes."""
+
+    windows: tuple[str, ...] = ("original", "tang")
+    plans_patch_size: tuple[int, int, int] = (128, 128, 128)
+    plans_batch_size: int = 32
+    patches_per_case: int = 16
+    epochs: int = 100
+    learning_rate: float = 1e-4
+    union: Union = DICE
+    foreground_share: float = 0.0
+    checkpoint_every: int = 5
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008, nnU-Net's signature
+    ):
+        plans = fit_plans(
+            plans, configuration, dataset_json, patch_size=self.plans_patch_size, batch_size=self.plans_batch_size
+        )
+        scale = _hounsfield_scale(PlansManager(plans), configuration)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.hounsfield_scale = scale
+        self.num_epochs = self.epochs
+        self.initial_lr = self.learning_rate
+        self.weight_decay = 1e-2
+        self.oversample_foreground_percent = self.foreground_share
+        self.save_every = self.checkpoint_every
+        self.micro_batches: MicroBatches | None = None  # -> initialize
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build the network for training, and for ``nnUNetv2_predict`` without deep supervision."""
+        scale = HounsfieldScale.from_plans(
+            configuration_manager.normalization_schemes,
+            plans_manager.foreground_intensity_properties_per_channel,
+        )
+        body = WingsNet(len(cls.windows), deep_supervision=enable_deep_supervision)
+        return AirwayNetwork(HounsfieldInput(cls.windows, scale), body, num_output_channels)
+
+    def initialize(self):
+        """Initialise as nnU-Net does, then let the network work in micro-batches."""
+        super().initialize()
+        warning = self.hounsfield_scale.warning()
+        if warning:
+            self.print_to_log_file(warning)
+        network = self.network.module if self.is_ddp else self.network
+        size = self.batch_size
+        if self.device.type == "cpu":
+            size = min(size, max(1, CPU_VOXELS // math.prod(self.configuration_manager.patch_size)))
+        self.micro_batches = MicroBatches(network, size)
+
+    def configure_optimizers(self):
+        """AdamW at a constant learning rate (Tang 2022, section 2.1)."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
+
+    def _build_loss(self):
+        labels = self.label_manager
+        return GroupSupervisionLoss(
+            self.union,
+            foreground_label=None if labels.has_regions else labels.foreground_labels[0],
+            ignore_label=labels.ignore_label,
+            ddp=self.is_ddp,
+        )
+
+    def _get_deep_supervision_scales(self):
+        """Every group is supervised at full size: one target."""
+        return [[1.0, 1.0, 1.0]] if self.enable_deep_supervision else None
+
+    def set_deep_supervision_enabled(self, enabled: bool):
+        """Let the network return all groups' logits, or the prediction alone."""
+        network = self.network.module if self.is_ddp else self.network
+        if isinstance(network, OptimizedModule):
+            network = network._orig_mod
+        network.body.deep_supervision = enabled
+
+    def get_training_transforms(self, *args, **kwargs):
+        """nnU-Net's augmentation, its intensity transforms in a range made for Hounsfield units."""
+        return augment_in_range(super().get_training_transforms(*args, **kwargs), self.hounsfield_scale)
+
+    def get_tr_and_val_datasets(self):
+        """Split as nnU-Net does; an epoch is ``patches_per_case`` patches of each training case (Zheng IV-B)."""
+        training, validation = super().get_tr_and_val_datasets()
+        batch_size = self.configuration_manager.batch_size
+        self.num_iterations_per_epoch = math.ceil(self.patches_per_case * len(training.identifiers) / batch_size)
+        self.num_val_iterations_per_epoch = math.ceil(self.patches_per_case * len(validation.identifiers) / batch_size)
+        return training, validation
+
+    def on_train_start(self):
+        """Start as nnU-Net does; DDP ranks then agree on a micro-batch that fits all of them."""
+        super().on_train_start()
+        self.print_to_log_file(
+            f"An epoch has {self.num_iterations_per_epoch} training and {self.num_val_iterations_per_epoch} validation "
+            f"batches of {self.configuration_manager.batch_size} patches, {self.micro_batches.size} at a time."
+        )
+        if self.is_ddp:
+            shape = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+            rehearse(self.network, self.micro_batches, shape, self.device)
+
+    def train_step(self, batch: dict) -> dict:
+        """Train on one batch; where it does not fit into the device's memory, halve the micro-batch and try again."""
+        while True:
+            try:
+                return super().train_step(batch)
+            except torch.OutOfMemoryError as error:
+                if self.is_ddp or not self.micro_batches.halve():
+                    raise RuntimeError(
+                        f"the GPU's memory does not hold {self.micro_batches.size} patch(es) of "
+                        f"{tuple(self.configuration_manager.patch_size)} voxels. Free memory that other processes "
+                        f"use on it, or choose a smaller plans_patch_size in a trainer of your own; continue with --c."
+                    ) from error
+            # outside the handler, so that the failed attempt's tensors are no longer referenced
+            self.optimizer.zero_grad(set_to_none=True)
+            empty_cache(self.device)
+            self.print_to_log_file(
+                f"Out of memory: the batch of {self.batch_size} now runs {self.micro_batches.size} patch(es) at a "
+                f"time. The result is the same, an epoch takes longer."
+            )
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save under a temporary name and rename, so that a crash never leaves half a checkpoint."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with atomic_path(Path(filename)) as temporary:
+            super().save_checkpoint(str(temporary))
+
+
+def _hounsfield_scale(manager: PlansManager, configuration: str) -> HounsfieldScale:
+    schemes = manager.get_configuration(configuration).normalization_schemes
+    return HounsfieldScale.from_plans(schemes, manager.foreground_intensity_properties_per_channel)
