@@ -1,0 +1,109 @@
+"""``nnUNetv2_airway_phantom``: synthetic chest CTs as an nnU-Net raw data set."""
+
+import argparse
+import os
+from pathlib import Path
+
+from nnunetv2_airway.cli.common import dataset_id, positive, run
+from nnunetv2_airway.phantom.dataset import write_dataset
+from nnunetv2_airway.phantom.model import PhantomOptions
+
+DEFAULTS = PhantomOptions()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_airway_phantom",
+        description="Write synthetic chest CTs in Hounsfield units, with their airway trees as labels, as a complete "
+        "nnU-Net raw data set. The same options give the same files; an interrupted run goes on where it stopped.",
+    )
+    parser.add_argument("-d", type=dataset_id, required=True, metavar="ID", help="data set id, such as 599")
+    parser.add_argument("-n", type=positive, default=8, metavar="N", help="training cases (default: 8)")
+    parser.add_argument("-n_test", type=int, default=2, metavar="N", help="held-out cases in imagesTs (default: 2)")
+    parser.add_argument("-name", default="AirwayPhantom", help="data set name after DatasetXXX_ (default: %(default)s)")
+    parser.add_argument(
+        "-o",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write the data set's folder (default: the variable nnUNet_raw)",
+    )
+    parser.add_argument("-np", type=positive, default=2, metavar="N", help="cases made at once (default: 2)")
+    axes = ("Z", "Y", "X")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=3,
+        default=DEFAULTS.shape,
+        metavar=axes,
+        help="voxels, slices first (default: 192 192 192)",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        default=DEFAULTS.spacing,
+        metavar=axes,
+        help="mm, between slices first (default: 1 1 1); the chest is scaled to fill the volume",
+    )
+    parser.add_argument(
+        "--generations",
+        type=int,
+        default=DEFAULTS.generations,
+        metavar="N",
+        help="last generation of airways, the trachea is 0 (default: %(default)s; fewer where they become too small)",
+    )
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=DEFAULTS.noise,
+        metavar="HU",
+        help="standard deviation of the noise (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--blur",
+        type=float,
+        default=DEFAULTS.blur,
+        metavar="X",
+        help="standard deviation of the scanner blur, in units of the finest spacing (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=DEFAULTS.seed,
+        metavar="N",
+        help="another seed gives other patients (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--from-mask",
+        type=Path,
+        metavar="FILE",
+        help="build every CT around this airway mask instead of a grown tree; its geometry replaces --shape and "
+        "--spacing",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="make cases again that exist already")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    args = build_parser().parse_args(arguments)
+    run(lambda: _write(args))
+
+
+def _write(args: argparse.Namespace) -> None:
+    root = args.o or os.environ.get("nnUNet_raw")
+    if not root:
+        raise ValueError("where to write is not known: give -o FOLDER, or set the variable nnUNet_raw")
+    folder = Path(root) / f"Dataset{args.d:03d}_{args.name}"
+    options = PhantomOptions(tuple(args.shape), tuple(args.spacing), args.generations, args.noise, args.blur, args.seed)
+    write_dataset(
+        folder,
+        options,
+        training=args.n,
+        test=args.n_test,
+        from_mask=args.from_mask,
+        overwrite=args.overwrite,
+        processes=args.np,
+    )
+    print(f"{args.n} training and {args.n_test} test cases are in {folder}")
