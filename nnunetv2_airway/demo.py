@@ -1,0 +1,129 @@
+"""The whole workflow on phantoms, by the very commands a user would type."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813, its usual name
+
+from nnunetv2_airway.evaluation.metrics import centerline_recall, dice
+from nnunetv2_airway.evaluation.projections import write_projections
+from nnunetv2_airway.files import write_json
+
+DATASET = "Dataset599_AirwayPhantom"
+TRAINER = "nnUNetTrainerWingsDemo"
+MODEL = f"{TRAINER}__nnUNetPlans__3d_fullres"
+
+
+class Demo:
+    """The demo in one folder; every step that has ended there is skipped, so an interrupted demo goes on."""
+
+    def __init__(self, folder: Path, device: str):
+        self.folder = folder.resolve()
+        self.device = device
+        self.variables = {
+            name: str(self.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        }
+        processes = str(min(4, os.cpu_count() or 1))
+        self.variables["nnUNet_n_proc_DA"] = os.environ.get("nnUNet_n_proc_DA", processes)
+        self.variables["nnUNet_compile"] = os.environ.get("nnUNet_compile", "f")
+
+    def run(self) -> None:
+        """Make phantoms, plan, train, predict, post-process and evaluate.
+
+        Raises:
+            ValueError: a command failed; it is named.
+        """
+        start = time.monotonic()
+        raw = Path(self.variables["nnUNet_raw"], DATASET)
+        predictions, trees = self.folder / "predictions", self.folder / "airway_trees"
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            Path(self.variables[name]).mkdir(parents=True, exist_ok=True)
+        print("These are the commands of a real project; only its data and trainer differ.\n")
+        for name, value in self.variables.items():
+            print(f"export {name}={shlex.quote(value)}")
+
+        self._step(
+            "1/6 phantoms: synthetic chest CTs with known airways",
+            "phantoms",
+            lambda: "nnUNetv2_airway_phantom -d 599 -n 8 -n_test 2 --shape 128 128 128",
+        )
+        self._step(
+            "2/6 planning and preprocessing",
+            "preprocessing",
+            lambda: "nnUNetv2_plan_and_preprocess -d 599 -c 3d_fullres -npfp 2 -np 2 --verify_dataset_integrity",
+        )
+        self._step("3/6 training, in its short form", "training", self._training_command)
+        self._step(
+            "4/6 prediction of the held-out phantoms",
+            "prediction",
+            lambda: (
+                f"nnUNetv2_predict -i {shlex.quote(str(raw / 'imagesTs'))} -o {shlex.quote(str(predictions))} "
+                f"-d 599 -c 3d_fullres -f 0 -tr {TRAINER} -device {self.device}"
+            ),
+        )
+        self._step(
+            "5/6 post-processing",
+            "postprocessing",
+            lambda: f"nnUNetv2_airway_postprocess -i {shlex.quote(str(predictions))} -o {shlex.quote(str(trees))}",
+        )
+        print("\n6/6 evaluation")
+        self._evaluate(raw / "labelsTs", trees)
+        print(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. Everything is in {self.folder}")
+
+    def _training_command(self) -> str:
+        fold = Path(self.variables["nnUNet_results"], DATASET, MODEL, "fold_0")
+        resume = " --c" if any(fold.glob("checkpoint_*.pth")) else ""
+        return f"nnUNetv2_train 599 3d_fullres 0 -tr {TRAINER} -device {self.device}{resume}"
+
+    def _step(self, title: str, name: str, command: Callable[[], str]) -> None:
+        done = self.folder / f".{name}.done"
+        print(f"\n{title}")
+        if done.exists():
+            print("already done")
+            return
+        line = command()
+        print(f"$ {line}", flush=True)
+        program, *arguments = shlex.split(line)
+        environment = {**os.environ, **self.variables}
+        code = subprocess.run([_find(program), *arguments], env=environment, check=False).returncode
+        if code:
+            raise ValueError(
+                f"the step above ended with exit code {code}: {line}\nSee its messages; once mended, the same demo "
+                f"command goes on from here."
+            )
+        done.touch()
+
+    def _evaluate(self, references: Path, predictions: Path) -> None:
+        scores = {}
+        for file in sorted(references.glob("*.nii.gz")):
+            image = sitk.ReadImage(str(file))
+            reference = sitk.GetArrayFromImage(image)
+            prediction = sitk.GetArrayFromImage(sitk.ReadImage(str(predictions / file.name)))
+            case = file.name.removesuffix(".nii.gz")
+            score = {"Dice": dice(prediction, reference), "centerline recall": centerline_recall(prediction, reference)}
+            scores[case] = score
+            line = ", ".join(f"{name} {value:.3f}" for name, value in score.items())
+            picture = self.folder / f"{case}.png"
+            write_projections(picture, prediction, reference, image.GetSpacing()[::-1], title=f"{case}: {line}")
+            print(f"{case}: {line}; picture: {picture}")
+        mean = {
+            name: float(np.mean([score[name] for score in scores.values()])) for name in ("Dice", "centerline recall")
+        }
+        print("mean: " + ", ".join(f"{name} {value:.3f}" for name, value in mean.items()))
+        write_json(self.folder / "scores.json", {"cases": scores, "mean": mean})
+
+
+def _find(program: str) -> str:
+    """Find a console command of this very environment, also where it is not on the path."""
+    here = str(Path(sys.executable).parent)
+    found = shutil.which(program, path=here) or shutil.which(program)
+    if found is None:
+        raise ValueError(f"the command {program} is not installed in this environment ({here})")
+    return found
