@@ -63,7 +63,7 @@ setup(
         "matplotlib",
         "tqdm",
     ],
-    extras_require={"test": ["pytest>=8"]},
+    extras_require={"test": ["pytest>=8", "setuptools>=77"]},
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_demo = nnunetv2_airway.cli.demo:main",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813, its usual name
+import SimpleITK as sitk
 
 from nnunetv2_airway.evaluation.metrics import centerline_recall, dice
 from nnunetv2_airway.evaluation.projections import write_projections
@@ -31,8 +31,8 @@ class Demo:
             name: str(self.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
         }
         processes = str(min(4, os.cpu_count() or 1))
-        self.variables["nnUNet_n_proc_DA"] = os.environ.get("nnUNet_n_proc_DA", processes)
-        self.variables["nnUNet_compile"] = os.environ.get("nnUNet_compile", "f")
+        defaults = {"nnUNet_n_proc_DA": processes, "nnUNet_def_n_proc": processes, "nnUNet_compile": "f"}
+        self.variables.update({name: os.environ.get(name, value) for name, value in defaults.items()})
 
     def run(self) -> None:
         """Make phantoms, plan, train, predict, post-process and evaluate.
@@ -52,7 +52,7 @@ class Demo:
         self._step(
             "1/6 phantoms: synthetic chest CTs with known airways",
             "phantoms",
-            lambda: "nnUNetv2_airway_phantom -d 599 -n 8 -n_test 2 --shape 128 128 128",
+            lambda: "nnUNetv2_airway_phantom -d 599 -n 8 -n_test 2 --shape 128 128 128 --smallest 1.4",
         )
         self._step(
             "2/6 planning and preprocessing",

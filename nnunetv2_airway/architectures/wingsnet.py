@@ -67,16 +67,16 @@ PARTITIONS: dict[str, tuple[tuple[int, ...], ...]] = {
 class ConvBlock(nn.Module):
     """3x3x3 convolution, instance norm, leaky ReLU, one or two attention gates (Zheng eqs. 4 to 6)."""
 
-    def __init__(self, in_channels: int, row: BlockRow):
+    def __init__(self, in_channels: int, row: BlockRow, supervised: bool):
         super().__init__()
         self.conv1 = nn.Conv3d(in_channels, row.channels, 3, padding=row.dilation, dilation=row.dilation)
-        self.conv2 = nn.Conv3d(row.channels, 2, 1)
+        self.conv2 = nn.Conv3d(row.channels, 2, 1) if supervised else None
         self.norm = nn.InstanceNorm3d(row.channels)
         self.conv_se = nn.Conv3d(row.channels, 1, 1, bias=False)
         self.conv_se2 = nn.Conv3d(row.channels, 1, 1, bias=False) if row.gates == 2 else None
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features for the next block (N, C, z, y, x) and those for the group's pyramid (N, 2, z, y, x)."""
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the features for the next block (N, C, z, y, x) and those for its group, if any (N, 2, z, y, x)."""
         x = F.leaky_relu(self.norm(self.conv1(x)), 0.01, inplace=True)
         if self.conv_se2 is None:
             gate = torch.sigmoid(self.conv_se(x))
@@ -86,7 +86,7 @@ class ConvBlock(nn.Module):
             gate = torch.sigmoid(first)
             gate = gate * torch.sigmoid(gate * second)
         x = x * gate
-        return x, self.conv2(x)
+        return x, None if self.conv2 is None else self.conv2(x)
 
 
 class WingsNet(nn.Module):
@@ -122,11 +122,12 @@ class WingsNet(nn.Module):
         self.deep_supervision = deep_supervision
         self.groups = PARTITIONS[partition]
         self.dropout = dropout
+        supervised = {block for group in self.groups for block in group}
         previous = in_channels
-        for row in BLOCKS:
+        for index, row in enumerate(BLOCKS):
             # dc1, dc3 and dc5 also receive the encoder's last block of their level
             skip = {"dc1": 64, "dc3": 64, "dc5": 32}.get(row.name, 0)
-            self.add_module(row.name, ConvBlock(previous + skip, row))
+            self.add_module(row.name, ConvBlock(previous + skip, row, index in supervised))
             previous = row.channels
         for index, group in enumerate(self.groups):
             self.add_module(f"dc0_{index}", nn.Conv3d(2 * len(group), num_classes, 1))
@@ -152,7 +153,7 @@ class WingsNet(nn.Module):
             return self._group_logits(pyramid, len(self.groups) - 1, size)
         return [self._group_logits(pyramid, index, size) for index in reversed(range(len(self.groups)))]
 
-    def _features(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def _features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         """Run the 18 blocks and return what each sends to its group: (N, 2, z, y, x) at the block's resolution."""
         pyramid, skips, level = [], {}, 0
         for row in BLOCKS:
@@ -166,7 +167,7 @@ class WingsNet(nn.Module):
             pyramid.append(to_group)
         return pyramid
 
-    def _group_logits(self, pyramid: list[torch.Tensor], index: int, size: torch.Size) -> torch.Tensor:
+    def _group_logits(self, pyramid: list[torch.Tensor | None], index: int, size: torch.Size) -> torch.Tensor:
         """Zheng eq. 3 without its sigmoid, summed over resolutions: conv(cat(up(f))) = sum of up(conv(f))."""
         head = getattr(self, f"dc0_{index}")
         group = self.groups[index]

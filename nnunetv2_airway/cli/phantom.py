@@ -54,6 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="last generation of airways, the trachea is 0 (default: %(default)s; fewer where they become too small)",
     )
     parser.add_argument(
+        "--smallest",
+        type=float,
+        default=DEFAULTS.smallest,
+        metavar="R",
+        help="radius of the smallest airways, in voxels of the finest spacing (default: %(default)s)",
+    )
+    parser.add_argument(
         "--noise",
         type=float,
         default=DEFAULTS.noise,
@@ -96,7 +103,15 @@ def _write(args: argparse.Namespace) -> None:
     if not root:
         raise ValueError("where to write is not known: give -o FOLDER, or set the variable nnUNet_raw")
     folder = Path(root) / f"Dataset{args.d:03d}_{args.name}"
-    options = PhantomOptions(tuple(args.shape), tuple(args.spacing), args.generations, args.noise, args.blur, args.seed)
+    options = PhantomOptions(
+        shape=tuple(args.shape),
+        spacing=tuple(args.spacing),
+        generations=args.generations,
+        smallest=args.smallest,
+        noise=args.noise,
+        blur=args.blur,
+        seed=args.seed,
+    )
     write_dataset(
         folder,
         options,

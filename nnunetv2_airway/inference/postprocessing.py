@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cc3d
 import numpy as np
-import SimpleITK as sitk  # noqa: N813, its usual name
+import SimpleITK as sitk
 from scipy import ndimage
 from tqdm import tqdm
 

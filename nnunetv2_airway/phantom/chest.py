@@ -92,8 +92,8 @@ def paint_chest(u: Coordinates, anatomy: Anatomy, lungs: np.ndarray, rng: np.ran
     hu[(np.abs(y + 1.1) < 0.05) & (np.abs(x) < 0.13) & (z > -0.3)] = 240  # sternum
 
     # between the lungs: fat around the great vessels, the heart's muscle below
-    mediastinum = (np.abs(x) < 0.34) & (np.abs(y) < 0.7) & (z > -0.1)
-    hu[mediastinum] = (-60 + _texture(shape, 6, rng) * 70)[mediastinum]
+    mediastinum = ((x / 0.36) ** 2 + (y / 0.75) ** 2 < 1) & (z > -0.1)
+    hu[mediastinum] = (-60 + _texture(shape, 6, rng) * 45)[mediastinum]
     aorta = ((y - 0.5) / 0.13) ** 2 + ((x - 0.13) / 0.12) ** 2 + 0 * z < 1
     hu[aorta] = 45
     gullet = ((y - 0.38) / 0.07) ** 2 + ((x - 0.04) / 0.07) ** 2 + 0 * z < 1

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813, its usual name
+import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunetv2_airway.files import atomic_path, write_json

@@ -16,6 +16,10 @@ from nnunetv2_airway.phantom.tree import Branch, Growth, curved_path, grow
 ADULT_HALF_WIDTH = 130.0
 """Half width of an adult's lung box in mm, to which wall thickness is scaled."""
 SEEDS = 3000
+MASK_MARGIN = 6.0
+"""How far around a given mask walls are drawn, in mm."""
+SMALLEST_HALF = 20.0
+"""Half extent in mm that the lungs around a mask have at least, however small the mask."""
 LABELLED_SHARE = 0.45
 """A voxel is labelled airway from this share of lumen on: at 0.5 the smallest airways would fall into pieces."""
 LUMEN_HU, WALL_HU, BLOOD_HU = -1000.0, 20.0, 45.0
@@ -28,6 +32,8 @@ class PhantomOptions:
     shape: tuple[int, int, int] = (192, 192, 192)
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     generations: int = 12
+    smallest: float = 1.0
+    """Radius of the smallest airways, in voxels of the finest spacing; below 1, blur closes the lumen."""
     noise: float = 35.0
     blur: float = 0.5
     """Standard deviation of the scanner's point spread, in units of the finest spacing."""
@@ -38,10 +44,10 @@ class PhantomOptions:
             raise ValueError(f"--shape needs three numbers of at least 32 voxels, got {self.shape}")
         if len(self.spacing) != 3 or not all(0 < s < 20 for s in self.spacing):
             raise ValueError(f"--spacing needs three numbers between 0 and 20 mm, got {self.spacing}")
-        if self.generations < 1 or self.noise < 0 or self.blur < 0:
+        if self.generations < 1 or self.smallest <= 0 or self.noise < 0 or self.blur < 0:
             raise ValueError(
-                f"--generations must be at least 1, --noise and --blur at least 0; got {self.generations}, "
-                f"{self.noise} and {self.blur}"
+                f"--generations must be at least 1, --smallest above 0, --noise and --blur at least 0; got "
+                f"{self.generations}, {self.smallest}, {self.noise} and {self.blur}"
             )
 
 
@@ -61,7 +67,7 @@ def synthesize(options: PhantomOptions, index: int = 0) -> tuple[np.ndarray, np.
     extent = np.array(options.shape) * options.spacing
     frame = Frame(centre=extent * (0.47, 0.47, 0.5), half=extent / 2 * (0.84, 0.60, 0.68) * rng.uniform(0.95, 1.02, 3))
     anatomy = Anatomy.draw(rng)
-    branches = list(_grow_airways(frame, anatomy, float(fine.min()), options.generations, extent[0], rng))
+    branches = list(_grow_airways(frame, anatomy, options.smallest * fine.min(), options.generations, extent[0], rng))
 
     lumen = np.full(fine_shape, FAR)
     outer = np.full(fine_shape, FAR)
@@ -90,14 +96,8 @@ def synthesize_around(mask: np.ndarray, options: PhantomOptions, index: int = 0)
     fine_mask = mask > 0
     for axis, factor in enumerate(factors):
         fine_mask = np.repeat(fine_mask, factor, axis)
-    corners = np.argwhere(mask)
-    low, high = corners.min(0) * options.spacing, (corners.max(0) + 1) * options.spacing
-    # the trachea reaches above the lungs, the smallest annotated airways end short of the pleura
-    half = (high - low) / 2 * (1.02, 1.35, 1.18)
-    frame = Frame(centre=(high + low) / 2 - (0.08 * half[0], 0, 0), half=half)
     anatomy = Anatomy.draw(rng)
-
-    lumen, outer, spheres = _around_mask(fine_mask, fine, frame, rng)
+    frame, lumen, outer, spheres = _around_mask(fine_mask, fine, rng)
     peripheral = spheres[:, 6] < 0.03 * frame.half[2]
     near = np.full(fine_shape, FAR)
     draw_cones(near, spheres[peripheral], fine, 0.08 * float(frame.half[2]))
@@ -113,12 +113,12 @@ def _fine_grid(shape, spacing) -> tuple[tuple[int, int, int], tuple[int, int, in
 
 
 def _grow_airways(
-    frame: Frame, anatomy: Anatomy, voxel: float, generations: int, top: float, rng: np.random.Generator
+    frame: Frame, anatomy: Anatomy, smallest: float, generations: int, top: float, rng: np.random.Generator
 ) -> Iterator[Branch]:
     def place(z: float, y: float, x: float) -> np.ndarray:
         return frame.centre + frame.half * (np.array((z, y, x)) + rng.normal(0, 0.015, 3))
 
-    radius = 0.085 * frame.half[2] * rng.uniform(0.92, 1.08)
+    radius = 0.095 * frame.half[2] * rng.uniform(0.92, 1.08)
     carina = place(0.25, 0.12, 0.02)
     inlet = place(0, 0.02, 0)
     inlet[0] = top + 2 * radius
@@ -136,7 +136,7 @@ def _grow_airways(
         start_radius = radius * (share + 0.05) ** (1 / 2.4)
         main = Branch(curved_path(carina, hilum, 0.5 * down + 0.5 * heading), start_radius, start_radius * 0.93, 1)
         yield main
-        growth = Growth(smallest_radius=0.7 * voxel, generations=generations, inside=inside)
+        growth = Growth(smallest_radius=smallest, generations=generations, inside=inside)
         yield from grow(main, heading, _seeds(frame, anatomy, side, rng), growth, rng)
 
 
@@ -174,13 +174,13 @@ def _beside(branch: Branch, frame: Frame) -> np.ndarray:
 
 
 def _around_mask(
-    mask: np.ndarray, spacing: np.ndarray, frame: Frame, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distance fields of a mask's lumen and outer wall, and spheres of the arteries along its centerline."""
-    margin = 2 * wall_thickness(0.08 * frame.half[2], frame) + 3 * spacing.max()
+    mask: np.ndarray, spacing: np.ndarray, rng: np.random.Generator
+) -> tuple[Frame, np.ndarray, np.ndarray, np.ndarray]:
+    """Frame around a mask, distance fields of its lumen and outer wall, and spheres of arteries along it."""
     corners = np.argwhere(mask)
-    low = np.maximum(corners.min(0) - np.ceil(margin / spacing).astype(int), 0)
-    high = np.minimum(corners.max(0) + np.ceil(margin / spacing).astype(int) + 1, mask.shape)
+    rim = np.ceil(MASK_MARGIN / spacing).astype(int)
+    low = np.maximum(corners.min(0) - rim, 0)
+    high = np.minimum(corners.max(0) + rim + 1, mask.shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     inside = ndimage.distance_transform_edt(mask[box], spacing).astype(np.float32)
     outside = ndimage.distance_transform_edt(~mask[box], spacing).astype(np.float32)
@@ -189,7 +189,9 @@ def _around_mask(
 
     line = np.argwhere(centerline(mask[box]))
     radii = np.maximum(inside[tuple(line.T)] - half_voxel, half_voxel)
-    band = (signed > -2 * half_voxel) & (signed < margin)
+    positions = (line + low) * spacing
+    frame = _frame_around(positions[radii <= radii.max() / 3] if np.ptp(radii) > 0 else positions)
+    band = (signed > -2 * half_voxel) & (signed < MASK_MARGIN)
     nearest = cKDTree(line * spacing).query(np.argwhere(band) * spacing, workers=-1)[1]
     lumen, outer = np.full(mask.shape, FAR), np.full(mask.shape, FAR)
     lumen[box] = signed
@@ -198,13 +200,20 @@ def _around_mask(
     outer[box] = walled
 
     # the artery lies to one side, which changes slowly along the tree
-    positions = (line + low) * spacing
     waves = rng.normal(0, 2 / frame.half.mean(), (3, 3))
     aside = np.sin(positions @ waves + rng.uniform(0, 2 * np.pi, 3))
     aside /= np.maximum(np.linalg.norm(aside, axis=1, keepdims=True), 1e-3)
     outer_radii = radii + wall_thickness(radii, frame)
     centres = positions + aside * (1.85 * outer_radii)[:, None]
-    return lumen, outer, np.column_stack((centres, centres, 0.85 * outer_radii, 0.85 * outer_radii))
+    return frame, lumen, outer, np.column_stack((centres, centres, 0.85 * outer_radii, 0.85 * outer_radii))
+
+
+def _frame_around(small_airways: np.ndarray) -> Frame:
+    """Lungs that hold small airways (n, 3) in mm: these end above the diaphragm and short of apex and pleura."""
+    low, high = small_airways.min(0), small_airways.max(0)
+    reach = np.array([(-0.5, 0.7), (-0.8, 0.8), (-0.72, 0.72)])
+    half = np.maximum((high - low) / (reach[:, 1] - reach[:, 0]), SMALLEST_HALF)
+    return Frame(centre=(low + high) / 2 - reach.mean(1) * half, half=half)
 
 
 def _lungs(frame: Frame, anatomy: Anatomy, shape: tuple[int, ...], spacing: np.ndarray) -> np.ndarray:

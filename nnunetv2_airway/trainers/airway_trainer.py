@@ -37,6 +37,8 @@ class AirwayTrainer(nnUNetTrainer):
     patches_per_case: int = 16
     epochs: int = 100
     learning_rate: float = 1e-4
+    learning_rate_decay: float = 0.0
+    """Exponent of nnU-Net's polynomial decay; 0 keeps the learning rate constant."""
     union: Union = DICE
     foreground_share: float = 0.0
     checkpoint_every: int = 5
@@ -92,9 +94,9 @@ class AirwayTrainer(nnUNetTrainer):
         self.micro_batches = MicroBatches(network, size)
 
     def configure_optimizers(self):
-        """AdamW at a constant learning rate (Tang 2022, section 2.1)."""
+        """AdamW, by default at a constant learning rate (Tang 2022, section 2.1)."""
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.learning_rate_decay)
 
     def _build_loss(self):
         labels = self.label_manager

@@ -14,6 +14,7 @@ class nnUNetTrainerWingsDemo(nnUNetTrainerWings):
     plans_batch_size = 2
     epochs = 7
     learning_rate = 3e-3
+    learning_rate_decay = 0.9
     foreground_share = 0.5
     checkpoint_every = 1
 
