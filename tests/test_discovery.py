@@ -1,0 +1,71 @@
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_airway import discovery
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_register_keeps_the_users_folders_first_and_adds_ours_once(monkeypatch):
+    monkeypatch.setenv(discovery.VARIABLE, os.pathsep.join(["/mine", "/ours"]))
+    discovery.register()
+    discovery.register()
+    assert os.environ[discovery.VARIABLE].split(os.pathsep) == ["/mine", "/ours", discovery.FOLDER]
+
+
+def test_register_without_a_variable(monkeypatch):
+    monkeypatch.delenv(discovery.VARIABLE, raising=False)
+    discovery.register()
+    assert os.environ[discovery.VARIABLE] == discovery.FOLDER
+    assert Path(discovery.FOLDER, "airway_trainers.py").is_file()
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def wheel(request, tmp_path_factory) -> tuple[str, Path, Path]:
+    """A wheel built from a copy of the sources: (mode, sources, wheel)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = folder / "source"
+    shutil.copytree(ROOT / "nnunetv2_airway", source / "nnunetv2_airway")
+    for name in ("setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    build = f"import setuptools.build_meta as b; b.build_{request.param}({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    return request.param, source, next(folder.glob("*.whl"))
+
+
+def start_python(site: Path, **variables: str) -> str:
+    """Start Python with ``site`` as its only site folder and return the variable it sees."""
+    code = (
+        f"import os, site, sys; site.addsitedir({str(site)!r}); print(os.environ.get({discovery.VARIABLE!r})); "
+        f"sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code], env=variables, cwd=site, check=True, capture_output=True, text=True
+    )
+    assert result.stderr == ""
+    return result.stdout.strip()
+
+
+def test_an_installed_wheel_registers_at_start_up_and_leaves_no_trace(wheel, tmp_path):
+    mode, source, file = wheel
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path)
+        record = next(name for name in archive.namelist() if name.endswith("RECORD"))
+        assert "nnunetv2_airway.pth," in archive.read(record).decode()  # so that pip uninstall removes it
+    package = (source if mode == "editable" else tmp_path) / "nnunetv2_airway"
+    assert start_python(tmp_path) == str(package / "nnunet_ext")
+    mine = f"/mine{os.pathsep}/ours"
+    variables = {discovery.VARIABLE: mine}
+    assert start_python(tmp_path, **variables) == os.pathsep.join([mine, str(package / "nnunet_ext")])
+
+    # the package is gone but the start-up file is not: silence
+    for leftover in tmp_path.iterdir():
+        if leftover.name != "nnunetv2_airway.pth":
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    assert start_python(tmp_path) == "None"

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+
+from nnunetv2_airway.hounsfield import WINDOWS, HounsfieldInput, HounsfieldScale
+
+PROPERTIES = {"0": {"mean": -823.6, "std": 161.9, "percentile_00_5": -1020.0, "percentile_99_5": -429.0}}
+
+
+def test_tangs_two_channels():
+    hu = torch.tensor([-2048.0, -1024, -625, -250, 0, 125, 1024, 3071]).view(1, 1, 2, 1, 4)
+    original, window = HounsfieldInput(("original", "tang"))(hu)[0].flatten(1)
+    expected = [0, 0, 399 / 2048, 774 / 2048, 0.5, 1149 / 2048, 1, 1]
+    torch.testing.assert_close(original, torch.tensor(expected))
+    torch.testing.assert_close(window, torch.tensor([0, 0, 0, 0.5, 625 / 750, 1, 1, 1]))
+
+
+def test_level_and_width_are_read_as_dicom_defines_them():
+    level, width = -250, 750
+    assert (WINDOWS["tang"].lower, WINDOWS["tang"].upper) == (level - width / 2, level + width / 2)
+    assert (WINDOWS["tang_published"].lower, WINDOWS["tang_published"].upper) == (level - width, level + width)
+    assert (WINDOWS["zheng"].lower, WINDOWS["zheng"].upper) == (-1000, 600)
+
+
+def test_nothing_to_train_and_nothing_to_save():
+    layer = HounsfieldInput(("zheng",))
+    assert not list(layer.parameters()) and not layer.state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_windows_are_computed_in_float32_at_least(dtype):
+    result = HounsfieldInput(("tang",))(torch.full((1, 1, 1, 1, 1), -250.0, dtype=dtype))
+    assert result.dtype == torch.promote_types(dtype, torch.float32)
+    assert result.item() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_ct_normalisation_is_undone_inside_its_clip():
+    hu = np.linspace(-1020, -429, 60, dtype=np.float32).reshape(1, 1, 3, 4, 5)
+    stored = CTNormalization(False, PROPERTIES["0"]).run(hu.copy())
+    scale = HounsfieldScale.from_plans(["CTNormalization"], PROPERTIES)
+    expected = HounsfieldInput(("original", "tang"))(torch.from_numpy(hu))
+    torch.testing.assert_close(
+        HounsfieldInput(("original", "tang"), scale)(torch.from_numpy(stored)), expected, atol=1e-5, rtol=0
+    )
+
+
+def test_the_warning_names_the_clip_and_the_remedy():
+    assert HounsfieldScale.from_plans(["NoNormalization"], {}).warning() is None
+    warning = HounsfieldScale.from_plans(["CTNormalization"], PROPERTIES).warning()
+    assert "[-1020, -429] HU" in warning and "noNorm" in warning
+
+
+@pytest.mark.parametrize(
+    ("schemes", "properties", "message"),
+    [
+        (["ZScoreNormalization"], PROPERTIES, "ZScoreNormalization, which cannot be turned back"),
+        (["RescaleTo01Normalization"], PROPERTIES, "RescaleTo01Normalization"),
+        (["NoNormalization"] * 2, PROPERTIES, "2 channels"),
+        (["CTNormalization"], {}, "lacks the mean"),
+    ],
+)
+def test_plans_that_cannot_be_interpreted_are_refused_with_the_remedy(schemes, properties, message):
+    with pytest.raises(ValueError, match=message) as error:
+        HounsfieldScale.from_plans(schemes, properties)
+    assert "noNorm" in str(error.value) and "nnUNetv2_plan_and_preprocess" in str(error.value)
+
+
+def test_unknown_windows_are_refused():
+    with pytest.raises(ValueError, match="lung"):
+        HounsfieldInput(("original", "lung"))
+    with pytest.raises(ValueError, match="none"):
+        HounsfieldInput(())

@@ -1,0 +1,161 @@
+"""What this plugin relies on inside nnU-Net and its libraries.
+
+After an upgrade of nnU-Net these tests fail first, and each failure says what moved.
+"""
+
+import inspect
+import os
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2 import paths
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+
+def test_trainer_folders_are_read_from_the_variable_when_needed(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "mine.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class nnUNetTrainerOfAUser(nnUNetTrainer): pass\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(tmp_path / "a"), str(tmp_path)]))
+    assert paths.nnUNet_extTrainer.get() == os.environ["nnUNet_extTrainer"]
+    found = recursive_find_trainer_class_by_name("nnUNetTrainerOfAUser")
+    assert found.__name__ == "nnUNetTrainerOfAUser", "nnU-Net no longer searches every folder of nnUNet_extTrainer"
+
+
+def test_constructor_arguments():
+    names = list(inspect.signature(nnUNetTrainer.__init__).parameters)
+    assert names == ["self", "plans", "configuration", "fold", "dataset_json", "device"], (
+        "nnUNetTrainer.__init__ has other arguments; AirwayTrainer.__init__ must take exactly these"
+    )
+    assert 'plans.pop("continue_training")' in inspect.getsource(nnUNetTrainer.__init__), (
+        "the trainer no longer takes continue_training out of the plans; tests hand it over that way"
+    )
+
+
+def test_network_factory():
+    names = list(inspect.signature(nnUNetTrainer.build_network_architecture).parameters)
+    assert names == [
+        "plans_manager",
+        "configuration_manager",
+        "num_input_channels",
+        "num_output_channels",
+        "enable_deep_supervision",
+    ], "build_network_architecture has another signature; AirwayTrainer overrides it"
+    source = inspect.getsource(nnUNetPredictor.initialize_from_trained_model_folder)
+    assert "trainer_class.build_network_architecture(" in source and "enable_deep_supervision=False" in source, (
+        "the predictor no longer builds the network through the trainer class, without deep supervision"
+    )
+
+
+def test_hooks_that_airway_trainer_overrides_are_still_called():
+    callers = {
+        "self._get_deep_supervision_scales()": nnUNetTrainer.get_dataloaders,
+        "self.get_training_transforms(": nnUNetTrainer.get_dataloaders,
+        "self.get_tr_and_val_datasets()": nnUNetTrainer.get_dataloaders,
+        "self.configure_optimizers()": nnUNetTrainer.initialize,
+        "self._build_loss()": nnUNetTrainer.initialize,
+        "self._set_batch_size_and_oversample()": nnUNetTrainer.initialize,
+        "self.set_deep_supervision_enabled(": nnUNetTrainer.on_train_start,
+        "self.train_step(": nnUNetTrainer.run_training,
+        "self.num_iterations_per_epoch": nnUNetTrainer.run_training,
+        "self.num_val_iterations_per_epoch": nnUNetTrainer.run_training,
+        "self.save_every": nnUNetTrainer.on_epoch_end,
+        "torch.save(checkpoint, filename)": nnUNetTrainer.save_checkpoint,
+        "self.network(data)": nnUNetTrainer.train_step,
+        "self.loss(output, target)": nnUNetTrainer.train_step,
+    }
+    missing = [call for call, caller in callers.items() if call not in inspect.getsource(caller)]
+    assert not missing, f"nnUNetTrainer no longer does: {missing}"
+
+
+def test_validation_reads_the_first_output_and_target():
+    source = inspect.getsource(nnUNetTrainer.validation_step)
+    assert "output = output[0]" in source and "target = target[0]" in source, (
+        "under deep supervision the pseudo Dice no longer takes the first output, which is our decoding group"
+    )
+
+
+def test_random_transforms_are_the_intensity_transforms():
+    pipeline = nnUNetTrainer.get_training_transforms((16, 16, 16), (-0.5, 0.5), [[1.0] * 3], (0, 1, 2), True)
+    assert isinstance(pipeline, ComposeTransforms)
+    inner = [type(s.transform).__name__ for s in pipeline.transforms if isinstance(s, RandomTransform)]
+    assert inner == [
+        "GaussianNoiseTransform",
+        "GaussianBlurTransform",
+        "MultiplicativeBrightnessTransform",
+        "ContrastTransform",
+        "SimulateLowResolutionTransform",
+        "GammaTransform",
+        "GammaTransform",
+    ], "nnU-Net's augmentation changed: check which of its steps augment_in_range must enclose"
+
+
+def test_a_scale_of_one_gives_a_list_with_the_label_itself():
+    label = torch.randint(0, 2, (1, 6, 8, 10)).short()
+    (target,) = DownsampleSegForDSTransform([[1.0, 1.0, 1.0]])(segmentation=label)["segmentation"]
+    assert torch.equal(target, label), "deep supervision scales of 1 no longer leave the label as it is"
+
+
+def test_the_loader_pads_images_with_zero():
+    assert "crop_and_pad_nd(data, bbox, 0)" in inspect.getsource(nnUNetDataLoader.generate_train_batch), (
+        "patches that reach over the edge are no longer filled with 0 HU, as the outside of the lung box is"
+    )
+
+
+def test_cropping_to_nonzero_keeps_a_zero_that_tissue_encloses():
+    ct = np.zeros((1, 6, 6, 6), np.float32)
+    ct[0, 1:5, 1:5, 1:5] = -800
+    ct[0, 2, 2, 2] = 0
+    cropped, label, box = crop_to_nonzero(ct, np.zeros((1, 6, 6, 6), np.int8))
+    assert cropped.shape == (1, 4, 4, 4) and (label == 0).all() and box == [[1, 5]] * 3, (
+        "crop_to_nonzero no longer takes the box of everything that is not 0"
+    )
+
+
+def test_normalisation_names():
+    names = {name: get_normalization_scheme(name).__name__ for name in ("noNorm", "CT")}
+    assert names == {"noNorm": "NoNormalization", "CT": "CTNormalization"}, (
+        "nnU-Net renamed its normalisations; HounsfieldScale.from_plans reads these names"
+    )
+
+
+def test_an_exponent_of_zero_keeps_the_learning_rate():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1e-4)
+    scheduler = PolyLRScheduler(optimizer, 1e-4, 100, 0)
+    rates = []
+    for epoch in (0, 50, 99):
+        scheduler.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [1e-4] * 3, "PolyLRScheduler no longer stays constant with exponent 0"
+
+
+def test_postprocessing_functions_are_called_with_one_array():
+    result = apply_postprocessing(np.arange(3), [lambda seg, add: seg + add], [{"add": 2}])
+    assert result.tolist() == [2, 3, 4], "postprocessing.pkl is no longer ([functions], [keyword arguments])"
+
+
+def test_a_compiled_module_lets_its_forward_be_replaced():
+    module = torch.nn.Linear(2, 2)
+    compiled = torch.compile(module, backend="eager")
+    inner = compiled.forward
+    compiled.forward = lambda x: inner(x) + 1
+    x = torch.ones(1, 2)
+    assert torch.allclose(compiled(x), module(x) + 1), "MicroBatches cannot replace the forward of a compiled network"
+
+
+@pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_pytorch_still_tells_whether_the_cpu_has_bfloat16(name):
+    assert isinstance(bool(getattr(torch.cpu, name)()), bool)
