@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import SimpleITK as sitk
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -26,3 +28,21 @@ def write_json(target: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
     with atomic_path(target) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_image(image: sitk.Image, target: Path) -> None:
+    """Write an image, compressed, whole or not at all.
+
+    Raises:
+        OSError: it could not be written; the file is named.
+    """
+    with atomic_path(target) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(f"cannot write {target}: {last_line(error)}") from error
+
+
+def last_line(error: Exception) -> str:
+    """Return what an error says at its end: ITK puts the cause there, after its own file names."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -88,7 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="build every CT around this airway mask instead of a grown tree; its geometry replaces --shape and "
         "--spacing",
     )
-    parser.add_argument("--overwrite", action="store_true", help="make cases again that exist already")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove the phantoms of this data set and make them again"
+    )
     return parser
 
 

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from scipy import ndimage
 
 from nnunetv2_airway.files import atomic_path
 
 FOUND, MISSED, FALSE = (0.62, 0.62, 0.62), (0.85, 0.10, 0.10), (0.05, 0.60, 0.20)
+MARGIN = 5.0
+"""White around the tree, in mm."""
 VIEWS = (("coronal", 1), ("sagittal", 2), ("axial", 0))
 
 
@@ -35,7 +38,7 @@ def project(prediction: np.ndarray, reference: np.ndarray, axis: int) -> np.ndar
 def write_projections(
     file: Path, prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, float, float], *, title: str
 ) -> None:
-    """Write coronal, sagittal and axial projections as a PNG, to scale, head up.
+    """Write coronal, sagittal and axial projections of the tree's box as a PNG, to scale, head up.
 
     Args:
         file: the PNG.
@@ -44,16 +47,20 @@ def write_projections(
         spacing: (z, y, x) in mm.
         title: line above the picture.
     """
+    low, high = _box((prediction > 0) | (reference > 0), np.ceil(MARGIN / np.array(spacing)).astype(int))
+    crop = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    edges = [(a * step, b * step) for a, b, step in zip(low, high, spacing, strict=True)]
+    breadth, width = (b - a for a, b in edges[1:])
     figure = Figure(figsize=(13, 5.2), layout="constrained")
-    extents = [size * step for size, step in zip(reference.shape, spacing, strict=True)]
-    widths = [extents[2], extents[1], extents[2]]
-    for panel, (name, axis) in zip(figure.subplots(1, 3, width_ratios=widths), VIEWS, strict=True):
-        rows, columns = (other for other in range(3) if other != axis)
-        image = project(prediction, reference, axis)
+    panels = figure.subplots(1, 3, width_ratios=(width, breadth, width))
+    for panel, (name, axis) in zip(panels, VIEWS, strict=True):
+        rows, columns = (edges[other] for other in range(3) if other != axis)
+        image = project(prediction[crop], reference[crop], axis)
+        head_up = axis != 0
         panel.imshow(
             image,
-            extent=(0, extents[columns], 0, extents[rows]) if rows == 0 else (0, extents[columns], extents[rows], 0),
-            origin="lower" if rows == 0 else "upper",
+            extent=(*columns, *(rows if head_up else rows[::-1])),
+            origin="lower" if head_up else "upper",
             interpolation="nearest",
         )
         panel.set(title=name, xlabel="mm", ylabel="mm")
@@ -62,3 +69,13 @@ def write_projections(
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _box(mask: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of a mask's box with a margin in voxels; of the whole volume where the mask is empty."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return np.zeros(3, int), np.array(mask.shape)
+    low = np.array([axis.start for axis in found[0]]) - margin
+    high = np.array([axis.stop for axis in found[0]]) + margin
+    return np.maximum(low, 0), np.minimum(high, mask.shape)

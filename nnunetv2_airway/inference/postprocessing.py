@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunetv2_airway.files import atomic_path
+from nnunetv2_airway.files import atomic_path, last_line, write_image
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -98,8 +98,7 @@ def _postprocess_file(file: Path, target: Path) -> Outcome:
         after = keep_airway_tree(before)
         result = sitk.GetImageFromArray(after)
         result.CopyInformation(image)
-        with atomic_path(target / file.name) as temporary:
-            sitk.WriteImage(result, str(temporary), useCompression=True)
+        write_image(result, target / file.name)
     except (RuntimeError, ValueError, OSError) as error:
-        return Outcome(file.name, error=str(error).strip().splitlines()[-1])
+        return Outcome(file.name, error=last_line(error))
     return Outcome(file.name, int(np.count_nonzero(before)), int(np.count_nonzero(after)))

@@ -1,6 +1,8 @@
 """Write phantoms as a complete nnU-Net raw data set."""
 
 import json
+import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,10 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from nnunetv2_airway.files import atomic_path, write_json
+from nnunetv2_airway.files import last_line, write_image, write_json
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
 
 OPTIONS_FILE = "phantom_options.json"
+PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
 
 def write_dataset(
@@ -36,36 +39,22 @@ def write_dataset(
         test: number of held-out cases.
         from_mask: airway mask to build every CT around, instead of growing trees; its geometry replaces shape and
             spacing.
-        overwrite: make existing cases again.
+        overwrite: remove the folder's phantoms first, whatever their options.
         processes: cases made at once.
 
     Raises:
-        ValueError: the folder holds phantoms made with other options, or the mask cannot be used.
+        ValueError: the folder holds other phantoms or other data, its id is taken, or the mask cannot be used.
     """
     if training < 1 or test < 0:
         raise ValueError(f"at least 1 training case and 0 test cases are needed, got {training} and {test}")
     if from_mask is not None:
         # read once here, so that an unusable mask is reported before any work
         options = replace(options, **_geometry(_read_mask(from_mask)))
-    record = json.loads(json.dumps({**asdict(options), "from_mask": str(from_mask) if from_mask else None}))
-    record_file = folder / OPTIONS_FILE
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        if not record_file.exists():
-            raise ValueError(f"{folder} exists and was not made by this command. Choose another -d or -name.")
-        found = json.loads(record_file.read_text())
-        differing = [
-            f"{key}: {found.get(key)} there, {record[key]} now" for key in record if found.get(key) != record[key]
-        ]
-        if differing:
-            raise ValueError(
-                f"{folder} holds phantoms made with other options ({'; '.join(differing)}). Choose another -d or "
-                f"-name, or make them all again with --overwrite."
-            )
-    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    write_json(record_file, record)
+    given = {**asdict(options), "training": training, "test": test, "from_mask": from_mask and str(from_mask)}
+    record = json.loads(json.dumps(given))
+    _prepare(folder, record, overwrite)
     cases = list(_cases(folder, training, test))
-    make = partial(_write_case, options=options, from_mask=from_mask, overwrite=overwrite)
+    make = partial(_write_case, options=options, from_mask=from_mask)
     with get_context("spawn").Pool(max(1, min(processes, len(cases)))) as pool:
         for _ in tqdm(pool.imap_unordered(make, cases), total=len(cases), desc="phantoms"):
             pass
@@ -83,15 +72,42 @@ def write_dataset(
     )
 
 
+def _prepare(folder: Path, record: dict, overwrite: bool) -> None:
+    """Make sure that the folder holds nothing but phantoms of these options, and create it."""
+    number = re.match(r"Dataset\d{3}_", folder.name)
+    others = [other.name for other in folder.parent.glob(f"{number[0]}*") if other != folder] if number else []
+    if others:
+        raise ValueError(f"{folder.parent} already has {others[0]}; nnU-Net needs one name per id. Choose another -d.")
+    record_file = folder / OPTIONS_FILE
+    if folder.exists() and any(folder.iterdir()):
+        if not record_file.exists():
+            raise ValueError(f"{folder} exists and was not made by this command. Choose another -d or -name.")
+        found = json.loads(record_file.read_text())
+        differing = [
+            f"{key}: {found.get(key)} there, {value} now" for key, value in record.items() if found.get(key) != value
+        ]
+        if differing and not overwrite:
+            raise ValueError(
+                f"{folder} holds phantoms made with other options ({'; '.join(differing)}). Choose another -d, or make "
+                f"them all again with --overwrite."
+            )
+        if overwrite:
+            for name in PARTS:
+                shutil.rmtree(folder / name, ignore_errors=True)
+    for name in PARTS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_json(record_file, record)
+
+
 def _cases(folder: Path, training: int, test: int) -> Iterable[tuple[int, Path, Path]]:
     for index in range(training + test):
         part, name = ("Tr" if index < training else "Ts"), f"phantom_{index:03d}"
         yield index, folder / f"images{part}" / f"{name}_0000.nii.gz", folder / f"labels{part}" / f"{name}.nii.gz"
 
 
-def _write_case(case: tuple[int, Path, Path], options: PhantomOptions, from_mask: Path | None, overwrite: bool) -> None:
+def _write_case(case: tuple[int, Path, Path], options: PhantomOptions, from_mask: Path | None) -> None:
     index, image_file, label_file = case
-    if image_file.exists() and label_file.exists() and not overwrite:
+    if image_file.exists() and label_file.exists():
         return
     if from_mask is None:
         ct, airway = (sitk.GetImageFromArray(array) for array in synthesize(options, index))
@@ -100,8 +116,7 @@ def _write_case(case: tuple[int, Path, Path], options: PhantomOptions, from_mask
     else:
         ct, airway = _around(_read_mask(from_mask), options, index)
     for image, file in ((ct, image_file), (airway, label_file)):
-        with atomic_path(file) as temporary:
-            sitk.WriteImage(image, str(temporary))
+        write_image(image, file)
 
 
 def _around(mask: sitk.Image, options: PhantomOptions, index: int) -> tuple[sitk.Image, sitk.Image]:
@@ -119,7 +134,7 @@ def _read_mask(file: Path) -> sitk.Image:
     try:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
-        raise ValueError(f"cannot read the airway mask {file}: {str(error).strip().splitlines()[-1]}") from error
+        raise ValueError(f"cannot read the airway mask {file}: {last_line(error)}") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"the airway mask {file} must be one 3-D volume, got {image.GetDimension()} dimensions")
     mask = image > 0

@@ -190,7 +190,7 @@ def _around_mask(
     line = np.argwhere(centerline(mask[box]))
     radii = np.maximum(inside[tuple(line.T)] - half_voxel, half_voxel)
     positions = (line + low) * spacing
-    frame = _frame_around(positions[radii <= radii.max() / 3] if np.ptp(radii) > 0 else positions)
+    frame = _frame_around(positions[radii <= max(radii.max() / 3, np.median(radii))])  # not the trachea
     band = (signed > -2 * half_voxel) & (signed < MASK_MARGIN)
     nearest = cKDTree(line * spacing).query(np.argwhere(band) * spacing, workers=-1)[1]
     lumen, outer = np.full(mask.shape, FAR), np.full(mask.shape, FAR)

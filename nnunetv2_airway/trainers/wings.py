@@ -10,13 +10,13 @@ class nnUNetTrainerWings(AirwayTrainer):
 class nnUNetTrainerWingsDemo(nnUNetTrainerWings):
     """The same in minutes on two CPU cores: small patches, high learning rate; for ``nnUNetv2_airway_demo`` only."""
 
-    plans_patch_size = (48, 48, 48)
-    plans_batch_size = 2
-    epochs = 7
+    plans_patch_size = (32, 32, 32)
+    plans_batch_size = 6
+    epochs = 28
     learning_rate = 3e-3
     learning_rate_decay = 0.9
     foreground_share = 0.5
-    checkpoint_every = 1
+    checkpoint_every = 2
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
         """Mirror in training as nnU-Net does, but predict each patch once instead of eight times."""

@@ -26,16 +26,21 @@ def test_colours_tell_found_missed_and_false(axis, expected):
 
 
 def test_picture_is_to_scale_with_the_head_up(tmp_path):
-    reference = np.zeros((20, 30, 40), bool)
-    reference[18, 15, 4:36] = True  # near the head
+    reference = np.zeros((20, 30, 60), bool)
+    reference[14:17, 15, 10:40] = True  # 9 mm high and 30 mm wide, near the head
+    reference[5, 15, 25] = True
     write_projections(tmp_path / "a.png", np.zeros_like(reference), reference, (3.0, 1.0, 1.0), title="case")
-    picture = imread(tmp_path / "a.png")
-    red = (np.abs(picture[..., :3] - MISSED) < 0.02).all(-1)
-    rows, columns = np.nonzero(red[:, : picture.shape[1] // 3][: int(picture.shape[0] * 0.85)])
-    assert len(rows) > 0
-    dark = (picture[..., :3] < 0.2).all(-1)[:, : picture.shape[1] // 3]
-    frame = np.nonzero(dark.sum(1) > 0.5 * (columns.max() - columns.min()))[0]
-    top, bottom = frame.min(), frame.max()
-    assert rows.mean() < top + 0.25 * (bottom - top)
-    # 32 voxels of 1 mm wide, one slice of 3 mm high
-    assert (columns.max() - columns.min() + 1) / (rows.max() - rows.min() + 1) == pytest.approx(32 / 3, rel=0.15)
+    picture = imread(tmp_path / "a.png")[..., :3]
+    coronal = picture[: int(picture.shape[0] * 0.85), : int(picture.shape[1] * 40 / 91)]
+    red = (np.abs(coronal - MISSED) < 0.02).all(-1)
+    wide = red.sum(1) > 0.5 * red.sum(1).max()  # rows of the bar, and not of the lone voxel below it
+    bar = red[wide]
+    height, width = wide.sum(), np.ptp(np.nonzero(bar.any(0))[0]) + 1
+    assert width / height == pytest.approx(30 / 9, rel=0.1)
+    assert np.nonzero(wide)[0].max() < np.nonzero(red.any(1))[0].max()  # the lone voxel is nearer to the feet
+
+
+def test_an_empty_case_still_has_a_picture(tmp_path):
+    empty = np.zeros((5, 6, 7), np.uint8)
+    write_projections(tmp_path / "a.png", empty, empty, (1.0, 1.0, 1.0), title="nothing")
+    assert imread(tmp_path / "a.png").size > 0

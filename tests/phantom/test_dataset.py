@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,19 +50,34 @@ def test_files_hold_the_phantom_in_its_geometry(folder):
 
 
 def test_the_same_seed_gives_the_same_files_and_an_interrupted_run_goes_on(folder, tmp_path):
-    target = tmp_path / "again"
+    target = tmp_path / "Dataset598_Again"
     write_dataset(target, OPTIONS, training=2, test=1)
-    assert contents(target) == contents(folder)
+    name = b"Dataset598_Again", b"Dataset599_AirwayPhantom"
+    files = {file: content.replace(*name) for file, content in contents(target).items()}
+    assert files == contents(folder)
     kept = target / "imagesTr" / "phantom_000_0000.nii.gz"
     before = kept.stat().st_mtime_ns
     (target / "labelsTr" / "phantom_001.nii.gz").unlink()
     write_dataset(target, OPTIONS, training=2, test=1)
-    assert contents(target) == contents(folder) and kept.stat().st_mtime_ns == before
+    assert set(contents(target)) == FILES and kept.stat().st_mtime_ns == before
 
 
 def test_other_options_never_mix_with_what_is_there(folder):
     with pytest.raises(ValueError, match=r"seed: 7 there, 8 now.*--overwrite"):
-        write_dataset(folder, PhantomOptions(OPTIONS.shape, OPTIONS.spacing, seed=8), training=2, test=1)
+        write_dataset(folder, replace(OPTIONS, seed=8), training=2, test=1)
+    with pytest.raises(ValueError, match="test: 1 there, 0 now"):
+        write_dataset(folder, OPTIONS, training=2, test=0)
+    with pytest.raises(ValueError, match=r"already has Dataset599_AirwayPhantom.*another -d"):
+        write_dataset(folder.parent / "Dataset599_Other", OPTIONS, training=1, test=0)
+
+
+def test_overwriting_leaves_nothing_of_the_former_phantoms(folder, tmp_path):
+    target = tmp_path / "Dataset598_Again"
+    write_dataset(target, replace(OPTIONS, seed=8), training=3, test=0)
+    write_dataset(target, OPTIONS, training=2, test=1, overwrite=True)
+    assert {name: c for name, c in contents(target).items() if name != "dataset.json"} == {
+        name: c for name, c in contents(folder).items() if name != "dataset.json"
+    }
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
@@ -78,9 +94,11 @@ def test_from_a_mask_in_any_orientation(folder, tmp_path):
     for name, mask in (("upright", upright), ("turned", turned)):
         file = tmp_path / f"{name}.nii.gz"
         sitk.WriteImage(mask, str(file))
-        write_dataset(tmp_path / name, PhantomOptions(seed=1), training=1, test=0, from_mask=file)
-        ct = sitk.ReadImage(str(tmp_path / name / "imagesTr" / "phantom_000_0000.nii.gz"))
-        label = sitk.ReadImage(str(tmp_path / name / "labelsTr" / "phantom_000.nii.gz"))
+        write_dataset(
+            tmp_path / f"Dataset59{len(cts)}_{name}", PhantomOptions(seed=1), training=1, test=0, from_mask=file
+        )
+        ct = sitk.ReadImage(str(tmp_path / f"Dataset59{len(cts)}_{name}" / "imagesTr" / "phantom_000_0000.nii.gz"))
+        label = sitk.ReadImage(str(tmp_path / f"Dataset59{len(cts)}_{name}" / "labelsTr" / "phantom_000.nii.gz"))
         for read in (sitk.Image.GetSize, sitk.Image.GetSpacing, sitk.Image.GetOrigin, sitk.Image.GetDirection):
             assert read(ct) == pytest.approx(read(mask)) and read(label) == pytest.approx(read(mask))
         assert np.array_equal(sitk.GetArrayFromImage(label), sitk.GetArrayFromImage(mask))

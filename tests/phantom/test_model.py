@@ -85,7 +85,7 @@ def test_around_a_given_mask():
     assert np.median(ct[mask > 0]) < -900
     ring = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_dilation(mask)
     assert np.median(ct[ring]) > np.median(ct[deep]) + 100
-    assert (ct > 200).any() and (ct[:, :2] < -900).all()
+    assert (ct > 200).any() and np.median(ct[:, :2]) < -950
 
 
 @pytest.mark.parametrize("position", [(2, 3, 4), (20, 16, 12)])
