@@ -69,3 +69,14 @@ def test_an_installed_wheel_registers_at_start_up_and_leaves_no_trace(wheel, tmp
         if leftover.name != "nnunetv2_airway.pth":
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     assert start_python(tmp_path) == "None"
+
+
+def test_an_environment_without_this_package_that_inherits_the_variable_is_not_disturbed(tmp_path):
+    blocked = tmp_path / "nnunetv2_airway.py"  # stands in for its absence
+    blocked.write_text("raise ModuleNotFoundError('No module', name='nnunetv2_airway')")
+    code = f"import sys; sys.path.insert(0, {discovery.FOLDER!r}); import airway_trainers as t; print(t.__all__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

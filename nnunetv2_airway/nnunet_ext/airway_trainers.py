@@ -1,5 +1,11 @@
 """The folder that ``nnUNet_extTrainer`` points to: nnU-Net imports every module in it and looks for trainers."""
 
-from nnunetv2_airway.trainers.wings import nnUNetTrainerWings, nnUNetTrainerWingsDemo
-
-__all__ = ["nnUNetTrainerWings", "nnUNetTrainerWingsDemo"]
+try:
+    from nnunetv2_airway.trainers.wings import nnUNetTrainerWings, nnUNetTrainerWingsDemo
+except ModuleNotFoundError as error:
+    # a program started from here, in an environment without this package, inherits the variable: nothing to offer it
+    if error.name != "nnunetv2_airway":
+        raise
+    __all__ = []
+else:
+    __all__ = ["nnUNetTrainerWings", "nnUNetTrainerWingsDemo"]

@@ -1,12 +1,14 @@
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from nnunetv2_airway.losses.functional import union_loss
 from nnunetv2_airway.losses.group_supervision import DICE, GroupSupervisionLoss
 
-torch.manual_seed(0)
-Z = [torch.randn(2, 1, 3, 4, 5) for _ in range(2)]
-G = (torch.rand(2, 1, 3, 4, 5) > 0.6).short()
+RANDOM = torch.Generator().manual_seed(0)
+Z = [torch.randn(2, 1, 3, 4, 5, generator=RANDOM) for _ in range(2)]
+G = (torch.rand(2, 1, 3, 4, 5, generator=RANDOM) > 0.6).short()
 
 
 def two_heads(z):
@@ -50,3 +52,28 @@ def test_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         result = loss([two_heads(z) for z in Z], [G])
     assert result.dtype == torch.float32 and result.item() == pytest.approx(expected(), abs=1e-6)
+
+
+def rank_of_two(rank: int, store: str, results) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    loss = GroupSupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=True)
+    mine = [z[rank : rank + 1].clone().requires_grad_() for z in Z]
+    result = loss([two_heads(z) for z in mine], [G[rank : rank + 1]])
+    result.backward()
+    results[rank] = (result.item(), [z.grad for z in mine])
+    dist.destroy_process_group()
+
+
+def test_sums_run_over_all_ranks(tmp_path):
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(rank_of_two, args=(str(tmp_path / "store"), results), nprocs=2)
+        by_rank = [results[0], results[1]]
+    whole = [z.clone().requires_grad_() for z in Z]
+    loss = GroupSupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
+    loss([two_heads(z) for z in whole], [G]).backward()
+    for rank, (value, gradients) in enumerate(by_rank):
+        assert value == pytest.approx(expected(), abs=1e-6)
+        for mine, all_of_it in zip(gradients, whole, strict=True):
+            # DDP then averages over the two ranks, which takes the factor of two back
+            torch.testing.assert_close(mine / 2, all_of_it.grad[rank : rank + 1], atol=1e-7, rtol=1e-5)
