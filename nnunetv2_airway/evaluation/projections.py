@@ -50,20 +50,19 @@ def write_projections(
     low, high = _box((prediction > 0) | (reference > 0), np.ceil(MARGIN / np.array(spacing)).astype(int))
     crop = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     edges = [(a * step, b * step) for a, b, step in zip(low, high, spacing, strict=True)]
-    breadth, width = (b - a for a, b in edges[1:])
-    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    height, breadth, width = (b - a for a, b in edges)
+    tallest = max(height, breadth)  # of all panels, so that a millimetre is the same in each
+    figure = Figure(figsize=(13, 13 * tallest / (2 * width + breadth) + 0.7), layout="constrained")
     panels = figure.subplots(1, 3, width_ratios=(width, breadth, width))
     for panel, (name, axis) in zip(panels, VIEWS, strict=True):
         rows, columns = (edges[other] for other in range(3) if other != axis)
+        up = 1 if axis else -1  # planes count towards the head, rows of a plane towards the back
         image = project(prediction[crop], reference[crop], axis)
-        head_up = axis != 0
         panel.imshow(
-            image,
-            extent=(*columns, *(rows if head_up else rows[::-1])),
-            origin="lower" if head_up else "upper",
-            interpolation="nearest",
+            image, extent=(*columns, *rows[::up]), origin="lower" if up == 1 else "upper", interpolation="nearest"
         )
-        panel.set(title=name, xlabel="mm", ylabel="mm")
+        middle = sum(rows) / 2
+        panel.set(title=name, xlabel="mm", ylabel="mm", ylim=(middle - up * tallest / 2, middle + up * tallest / 2))
     figure.suptitle(title)
     handles = [Patch(color=c, label=n) for c, n in ((FOUND, "found"), (MISSED, "missed"), (FALSE, "false"))]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)

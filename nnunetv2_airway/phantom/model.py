@@ -76,9 +76,9 @@ def synthesize(options: PhantomOptions, index: int = 0) -> tuple[np.ndarray, np.
         draw_cones(lumen, cones, fine, 1.5 * fine.max())
         cones[:, 6:] += wall_thickness(cones[:, 6:], frame)
         draw_cones(outer, cones, fine, 1.5 * fine.max())
-    arteries = [_beside(branch, frame) for branch in branches if branch.generation >= 2]
+    arteries = np.vstack([np.empty((0, 8)), *(_beside(branch, frame) for branch in branches if branch.generation >= 2)])
     lungs = _lungs(frame, anatomy, fine_shape, fine)
-    ct = _compose(options, frame, anatomy, factors, fine, lungs, lumen, outer, np.concatenate(arteries), rng)
+    ct = _compose(options, frame, anatomy, factors, fine, lungs, lumen, outer, arteries, rng)
     airway = average_blocks(coverage(lumen, float(fine.mean())), factors) >= LABELLED_SHARE
     return ct, _largest(airway)
 

@@ -103,7 +103,7 @@ def _child(
     if towards @ heading < 0.3:  # at most about 70 degrees from the parent
         aside = towards - (towards @ heading) * heading
         towards = 0.3 * heading + 0.95 * aside / max(np.linalg.norm(aside), 1e-6)
-    length = distance * rng.uniform(0.42, 0.58)
+    length = distance * rng.uniform(0.45, 0.62)
     while length > 1.5 * radius:
         end = start + length * towards
         if growth.inside(end[None])[0]:

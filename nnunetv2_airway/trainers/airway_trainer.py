@@ -14,8 +14,9 @@ from nnunetv2.utilities.helpers import empty_cache
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch._dynamo import OptimizedModule
+from tqdm import tqdm
 
-from nnunetv2_airway.architectures.airway_network import AirwayNetwork
+from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE, AirwayNetwork
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.hounsfield import HounsfieldInput, HounsfieldScale
@@ -63,6 +64,7 @@ class AirwayTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = self.foreground_share
         self.save_every = self.checkpoint_every
         self.micro_batches: MicroBatches | None = None  # -> initialize
+        self.progress: tqdm | None = None  # -> on_train_epoch_start
 
     @classmethod
     def build_network_architecture(
@@ -137,15 +139,37 @@ class AirwayTrainer(nnUNetTrainer):
             f"An epoch has {self.num_iterations_per_epoch} training and {self.num_val_iterations_per_epoch} validation "
             f"batches of {self.configuration_manager.batch_size} patches, {self.micro_batches.size} at a time."
         )
+        if self.device.type == "cpu":
+            precision = "bfloat16" if self.network.cpu_bfloat16 else "float32"
+            self.print_to_log_file(f"The CPU computes in {precision} ({FLOAT32_VARIABLE}=1 asks for float32).")
         if self.is_ddp:
             shape = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
             rehearse(self.network, self.micro_batches, shape, self.device)
+
+    def on_train_epoch_start(self):
+        """Start as nnU-Net does, and show the epoch's progress where somebody is looking."""
+        super().on_train_epoch_start()
+        self.progress = tqdm(
+            total=self.num_iterations_per_epoch,
+            desc=f"epoch {self.current_epoch}",
+            unit="batch",
+            leave=False,
+            disable=None if self.local_rank == 0 else True,
+        )
+
+    def on_train_epoch_end(self, train_outputs: list[dict]):
+        """End the progress bar, then the epoch as nnU-Net does."""
+        self.progress.close()
+        super().on_train_epoch_end(train_outputs)
 
     def train_step(self, batch: dict) -> dict:
         """Train on one batch; where it does not fit into the device's memory, halve the micro-batch and try again."""
         while True:
             try:
-                return super().train_step(batch)
+                result = super().train_step(batch)
+                if self.progress is not None:
+                    self.progress.update()
+                return result
             except torch.OutOfMemoryError as error:
                 if self.is_ddp or not self.micro_batches.halve():
                     raise RuntimeError(

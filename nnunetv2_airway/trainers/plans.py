@@ -7,6 +7,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_airway.architectures.wingsnet import DOWNSAMPLING
 
+HIGHEST_AIR = -300.0
+"""Median HU inside the labels above which they cannot be airways: lumen is near -1000, small airways near -850."""
+
 
 def fit_patch_size(patch_size: Sequence[int], image_size: Sequence[float]) -> list[int]:
     """Shrink a patch to an image: each axis the largest multiple of 8 that fits.
@@ -35,6 +38,24 @@ def fit_patch_size(patch_size: Sequence[int], image_size: Sequence[float]) -> li
     ]
 
 
+def check_air(intensity_properties: dict[str, dict[str, float]]) -> None:
+    """Refuse data whose airways are not air in Hounsfield units, before hours of training.
+
+    Args:
+        intensity_properties: the plans' ``foreground_intensity_properties_per_channel``, measured inside the labels.
+
+    Raises:
+        ValueError: the median inside the labels is above ``HIGHEST_AIR``.
+    """
+    median = intensity_properties.get("0", {}).get("median")
+    if median is not None and median > HIGHEST_AIR:
+        raise ValueError(
+            f"the labelled airways have a median intensity of {median:.0f}; air has about -1000 HU. Either the CTs are "
+            f"not in Hounsfield units (values from 0 to 4095 need their rescale intercept, mostly -1024, added), or "
+            f"the labels do not belong to these CTs or are flipped. Mend the raw data set and preprocess again."
+        )
+
+
 def fit_plans(
     plans: dict, configuration: str, dataset_json: dict, *, patch_size: Sequence[int], batch_size: int
 ) -> dict:
@@ -42,7 +63,7 @@ def fit_plans(
 
     Raises:
         NotImplementedError: 2d configuration, cascade, or more than one foreground class.
-        ValueError: see ``fit_patch_size``.
+        ValueError: see ``fit_patch_size`` and ``check_air``.
     """
     plans = deepcopy(plans)
     manager = PlansManager(plans)
@@ -64,6 +85,7 @@ def fit_plans(
             f"{'regions' if labels.has_regions else 'labels'} ({dataset_json['labels']}). Merge them into one label, "
             f"or declare one region over them, and preprocess again."
         )
+    check_air(plans.get("foreground_intensity_properties_per_channel", {}))
     target = plans["configurations"][configuration]
     target["patch_size"] = fit_patch_size(patch_size, resolved.median_image_size_in_voxels)
     target["batch_size"] = batch_size

@@ -68,8 +68,9 @@ def test_thick_slices():
     assert volumes[0] == pytest.approx(volumes[1], rel=0.25)
 
 
-def test_generations_and_noise_can_be_chosen():
-    few = synthesize(PhantomOptions(shape=(96, 96, 96), generations=2, noise=0))
+@pytest.mark.parametrize("generations", [1, 2])
+def test_generations_and_noise_can_be_chosen(generations):
+    few = synthesize(PhantomOptions(shape=(96, 96, 96), generations=generations, noise=0))
     many = synthesize(PhantomOptions(shape=(96, 96, 96), noise=60))
     assert centerline(few[1]).sum() < centerline(many[1]).sum()
     outside = (slice(0, 20), slice(0, 3), slice(0, 3))

@@ -69,3 +69,11 @@ def test_one_region_is_accepted():
     dataset = {"labels": {"background": 0, "airway": [1, 2]}, "regions_class_order": [1]}
     fitted = fit_plans(plans(), "3d_fullres", dataset, patch_size=(64, 64, 64), batch_size=4)
     assert fitted["configurations"]["3d_fullres"]["patch_size"] == [64, 64, 64]
+
+
+def test_airways_that_are_not_air_are_refused():
+    stored = {"foreground_intensity_properties_per_channel": {"0": {"median": 74.0}}}
+    with pytest.raises(ValueError, match=r"median intensity of 74; air has about -1000 HU.*0 to 4095"):
+        fit_plans({**plans(), **stored}, "3d_fullres", DATASET, patch_size=(64, 64, 64), batch_size=4)
+    stored["foreground_intensity_properties_per_channel"]["0"]["median"] = -870.0
+    fit_plans({**plans(), **stored}, "3d_fullres", DATASET, patch_size=(64, 64, 64), batch_size=4)
