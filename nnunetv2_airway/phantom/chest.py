@@ -69,6 +69,11 @@ def lung(u: Coordinates, anatomy: Anatomy, side: int) -> np.ndarray:
     return inside & (z > dome) & (heart > 1)
 
 
+def both_lungs(u: Coordinates, anatomy: Anatomy) -> np.ndarray:
+    """Whether u lies in either lung."""
+    return lung(u, anatomy, -1) | lung(u, anatomy, 1)
+
+
 def paint_chest(u: Coordinates, anatomy: Anatomy, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Hounsfield units of everything but airways and lung vessels, float32, shape of ``lungs``."""
     z, y, x = u

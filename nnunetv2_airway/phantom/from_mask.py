@@ -1,0 +1,72 @@
+"""Read a given airway mask as shapes: distance fields, centerline, and the chest that would hold it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from nnunetv2_airway.maps.centerline import centerline
+from nnunetv2_airway.phantom.airways import wall_thickness
+from nnunetv2_airway.phantom.chest import Frame
+from nnunetv2_airway.phantom.scan import FAR
+
+MASK_MARGIN = 6.0
+"""How far around a given mask walls are drawn, in mm."""
+SMALLEST_HALF = 20.0
+"""Half extent in mm that the lungs around a mask have at least, however small the mask."""
+
+
+@dataclass(frozen=True)
+class MaskShapes:
+    """A mask's lungs' box, distance fields (Z, Y, X) in mm of lumen and outer wall, and arteries along it.
+
+    The arteries are spheres, as cones (n, 8) of no length.
+    """
+
+    frame: Frame
+    lumen: np.ndarray
+    outer: np.ndarray
+    arteries: np.ndarray
+
+
+def read_mask(mask: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) -> MaskShapes:
+    """Read a mask (Z, Y, X) bool that is not empty, at a spacing (z, y, x) in mm."""
+    corners = np.argwhere(mask)
+    rim = np.ceil(MASK_MARGIN / spacing).astype(int)
+    low = np.maximum(corners.min(0) - rim, 0)
+    high = np.minimum(corners.max(0) + rim + 1, mask.shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    inside = ndimage.distance_transform_edt(mask[box], spacing).astype(np.float32)
+    outside = ndimage.distance_transform_edt(~mask[box], spacing).astype(np.float32)
+    half_voxel = np.float32(spacing.min() / 2)
+    signed = np.where(mask[box], half_voxel - inside, outside - half_voxel)
+
+    line = np.argwhere(centerline(mask[box]))
+    radii = np.maximum(inside[tuple(line.T)] - half_voxel, half_voxel)
+    positions = (line + low) * spacing
+    frame = _frame_around(positions[radii <= max(radii.max() / 3, np.median(radii))])  # not the trachea
+    band = (signed > -2 * half_voxel) & (signed < MASK_MARGIN)
+    nearest = cKDTree(line * spacing).query(np.argwhere(band) * spacing, workers=-1)[1]
+    lumen, outer = np.full(mask.shape, FAR), np.full(mask.shape, FAR)
+    lumen[box] = signed
+    walled = signed.copy()
+    walled[band] -= wall_thickness(radii[nearest], frame).astype(np.float32)
+    outer[box] = walled
+
+    # the artery lies to one side, which changes slowly along the tree
+    waves = rng.normal(0, 2 / frame.half.mean(), (3, 3))
+    aside = np.sin(positions @ waves + rng.uniform(0, 2 * np.pi, 3))
+    aside /= np.maximum(np.linalg.norm(aside, axis=1, keepdims=True), 1e-3)
+    outer_radii = radii + wall_thickness(radii, frame)
+    centres = positions + aside * (1.85 * outer_radii)[:, None]
+    arteries = np.column_stack((centres, centres, 0.85 * outer_radii, 0.85 * outer_radii))
+    return MaskShapes(frame, lumen, outer, arteries)
+
+
+def _frame_around(small_airways: np.ndarray) -> Frame:
+    """Lungs that hold small airways (n, 3) in mm: these end above the diaphragm and short of apex and pleura."""
+    low, high = small_airways.min(0), small_airways.max(0)
+    reach = np.array([(-0.5, 0.7), (-0.8, 0.8), (-0.72, 0.72)])
+    half = np.maximum((high - low) / (reach[:, 1] - reach[:, 0]), SMALLEST_HALF)
+    return Frame(centre=(low + high) / 2 - reach.mean(1) * half, half=half)
