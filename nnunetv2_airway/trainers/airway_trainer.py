@@ -55,7 +55,9 @@ class AirwayTrainer(nnUNetTrainer):
         plans = fit_plans(
             plans, configuration, dataset_json, patch_size=self.plans_patch_size, batch_size=self.plans_batch_size
         )
-        scale = _hounsfield_scale(PlansManager(plans), configuration)
+        manager = PlansManager(plans)
+        # before nnU-Net creates folders: plans that cannot be interpreted end here
+        scale = _hounsfield_scale(manager, manager.get_configuration(configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.hounsfield_scale = scale
         self.num_epochs = self.epochs
@@ -76,10 +78,7 @@ class AirwayTrainer(nnUNetTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Build the network for training, and for ``nnUNetv2_predict`` without deep supervision."""
-        scale = HounsfieldScale.from_plans(
-            configuration_manager.normalization_schemes,
-            plans_manager.foreground_intensity_properties_per_channel,
-        )
+        scale = _hounsfield_scale(plans_manager, configuration_manager)
         body = WingsNet(len(cls.windows), deep_supervision=enable_deep_supervision)
         return AirwayNetwork(HounsfieldInput(cls.windows, scale), body, num_output_channels)
 
@@ -194,6 +193,7 @@ class AirwayTrainer(nnUNetTrainer):
             super().save_checkpoint(str(temporary))
 
 
-def _hounsfield_scale(manager: PlansManager, configuration: str) -> HounsfieldScale:
-    schemes = manager.get_configuration(configuration).normalization_schemes
-    return HounsfieldScale.from_plans(schemes, manager.foreground_intensity_properties_per_channel)
+def _hounsfield_scale(plans: PlansManager, configuration: ConfigurationManager) -> HounsfieldScale:
+    return HounsfieldScale.from_plans(
+        configuration.normalization_schemes, plans.foreground_intensity_properties_per_channel
+    )
