@@ -52,7 +52,7 @@ class Demo:
         self._step(
             "1/6 phantoms: synthetic chest CTs with known airways",
             "phantoms",
-            lambda: "nnUNetv2_airway_phantom -d 599 -n 8 -n_test 2 --shape 144 120 144 --noise 20 --smallest 1.2",
+            lambda: "nnUNetv2_airway_phantom -d 599 -n 8 -n_test 2 --shape 144 120 144 --noise 20 --smallest 1.3",
         )
         self._step(
             "2/6 planning and preprocessing",

@@ -12,10 +12,10 @@ class nnUNetTrainerWingsDemo(nnUNetTrainerWings):
 
     plans_patch_size = (32, 32, 32)
     plans_batch_size = 6
-    epochs = 28
+    epochs = 26
     learning_rate = 3e-3
     learning_rate_decay = 0.9
-    foreground_share = 0.5
+    foreground_share = 0.67
     checkpoint_every = 2
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
