@@ -8,6 +8,7 @@ Papers: Tang 2022, section 2.1 (original volume, and window level -250, width 75
 750" is read here as DICOM defines it, level +- width / 2, and the other is kept as a named window.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ from torch import nn
 NEEDED = (
     'Airway trainers need CTs in Hounsfield units. In dataset.json name the only channel "noNorm" '
     '("channel_names": {"0": "noNorm"}), then run nnUNetv2_plan_and_preprocess again.'
+)
+
+SHIFTED = (
+    "A CT seems not to be in Hounsfield units: a whole patch has no value below 0. Its segmentation cannot be trusted. "
+    "CTs stored from 0 to 4095 need their rescale intercept, mostly -1024, added before nnUNetv2_predict."
 )
 
 
@@ -94,6 +100,14 @@ class HounsfieldScale:
         )
 
 
+def looks_shifted(ct: torch.Tensor) -> bool:
+    """Whether a patch holds a CT stored from 0 on: nothing below 0 and something above 300.
+
+    In Hounsfield units only bone without a trace of noise would look so; fat, air and noise lie below 0.
+    """
+    return bool(ct.min() >= 0) and bool(ct.max() > 300)
+
+
 class HounsfieldInput(nn.Module):
     """First layer: one CT in, one channel in [0, 1] per window out; nothing to train, nothing in the state dict.
 
@@ -113,9 +127,15 @@ class HounsfieldInput(nn.Module):
         rows = [WINDOWS[name] for name in windows]
         factors = [scale.slope / (row.upper - row.lower) for row in rows]
         offsets = [(scale.intercept - row.lower) / (row.upper - row.lower) for row in rows]
+        self.keeps_hu = scale == HounsfieldScale()
         self.register_buffer("factor", torch.tensor(factors).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("offset", torch.tensor(offsets).view(1, -1, 1, 1, 1), persistent=False)
 
     def forward(self, ct: torch.Tensor) -> torch.Tensor:
-        """Map a CT (N, 1, Z, Y, X) in stored intensities to (N, windows, Z, Y, X) in [0, 1], at least in float32."""
+        """Map a CT (N, 1, Z, Y, X) in stored intensities to (N, windows, Z, Y, X) in [0, 1], at least in float32.
+
+        In prediction it warns, once, of a CT that is not in Hounsfield units; training data are checked at the start.
+        """
+        if not self.training and not torch.compiler.is_compiling() and self.keeps_hu and looks_shifted(ct):
+            warnings.warn(SHIFTED, stacklevel=2)
         return (ct.to(torch.promote_types(ct.dtype, self.factor.dtype)) * self.factor + self.offset).clamp(0, 1)

@@ -66,6 +66,7 @@ def predicted(trained, run, workspace):
 
 
 def test_training_resumes_where_it_stopped(trained, workspace):
+    assert "Loaded checkpoint_latest.pth: 1 of 2 epochs are done" in trained
     assert "Epoch 1" in trained and "Epoch 0" not in trained
     assert (workspace / MODEL / "fold_0" / "checkpoint_final.pth").is_file()
     assert "Mean Validation Dice" in trained
@@ -110,7 +111,7 @@ def test_postprocessing_by_our_command_and_by_nnunets(predicted, run, workspace)
 
     pkl = workspace / "postprocessing.pkl"
     output = run("nnUNetv2_airway_postprocess", "-i", predicted, "-o", workspace / "ours", "--pkl", pkl)
-    assert f"{tree.sum()} voxels before, {expected.sum()} after" in output
+    assert "removed 1 voxels in smaller pieces, filled 1" in output
     assert len(pickle.loads(pkl.read_bytes())) == 2
     run("nnUNetv2_apply_postprocessing", "-i", predicted, "-o", workspace / "stock", "-pp_pkl_file", pkl, "-np", "1")
     for folder in ("ours", "stock"):

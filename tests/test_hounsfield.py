@@ -1,9 +1,11 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
 
-from nnunetv2_airway.hounsfield import WINDOWS, HounsfieldInput, HounsfieldScale
+from nnunetv2_airway.hounsfield import WINDOWS, HounsfieldInput, HounsfieldScale, looks_shifted
 
 PROPERTIES = {"0": {"mean": -823.6, "std": 161.9, "percentile_00_5": -1020.0, "percentile_99_5": -429.0}}
 
@@ -71,3 +73,25 @@ def test_unknown_windows_are_refused():
         HounsfieldInput(("original", "lung"))
     with pytest.raises(ValueError, match="none"):
         HounsfieldInput(())
+
+
+@pytest.mark.parametrize(
+    ("offset", "training", "scale", "warned"),
+    [
+        (1024, False, HounsfieldScale(), True),
+        (0, False, HounsfieldScale(), False),
+        (1024, True, HounsfieldScale(), False),
+        (1024, False, HounsfieldScale(161.9, -823.6, (-1020, -429)), False),
+    ],
+)
+def test_prediction_warns_of_a_ct_stored_from_zero_on(offset, training, scale, warned):
+    layer = HounsfieldInput(("original",), scale).train(training)
+    ct = torch.randint(-1024, 600, (1, 1, 8, 16, 8)).float() + offset
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        layer(ct)
+    assert [str(w.message)[:30] for w in caught] == ["A CT seems not to be in Hounsf"] * warned
+
+
+def test_the_zeros_around_a_lung_box_are_no_reason_to_warn():
+    assert not looks_shifted(torch.zeros(1, 1, 8, 8, 8))

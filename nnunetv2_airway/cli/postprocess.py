@@ -45,10 +45,13 @@ def _postprocess(args: argparse.Namespace) -> None:
     for outcome in outcomes:
         if outcome.error:
             print(f"{outcome.name}: FAILED: {outcome.error}")
-        elif outcome.before == 0:
+        elif outcome.volume == 0:
             print(f"{outcome.name}: WARNING: the prediction is empty; it was passed through")
         else:
-            print(f"{outcome.name}: {outcome.before} voxels before, {outcome.after} after")
+            print(
+                f"{outcome.name}: tree of {outcome.volume:.1f} ml; removed {outcome.removed} voxels in smaller pieces, "
+                f"filled {outcome.filled}"
+            )
     failed = sum(bool(outcome.error) for outcome in outcomes)
     if failed:
         raise ValueError(f"{failed} of {len(outcomes)} files could not be processed; the others are in {args.o}")

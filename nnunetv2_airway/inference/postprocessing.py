@@ -55,11 +55,12 @@ def write_postprocessing_pkl(file: Path) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: voxels before and after, or the error."""
+    """What became of one file: the tree's volume in ml, voxels removed and filled, or the error."""
 
     name: str
-    before: int = 0
-    after: int = 0
+    volume: float = 0.0
+    removed: int = 0
+    filled: int = 0
     error: str = ""
 
 
@@ -101,4 +102,6 @@ def _postprocess_file(file: Path, target: Path) -> Outcome:
         write_image(result, target / file.name)
     except (RuntimeError, ValueError, OSError) as error:
         return Outcome(file.name, error=last_line(error))
-    return Outcome(file.name, int(np.count_nonzero(before)), int(np.count_nonzero(after)))
+    was, is_now = before != 0, after != 0
+    volume = float(np.count_nonzero(is_now) * np.prod(image.GetSpacing()) / 1000)
+    return Outcome(file.name, volume, int(np.count_nonzero(was & ~is_now)), int(np.count_nonzero(is_now & ~was)))

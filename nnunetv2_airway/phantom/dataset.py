@@ -137,6 +137,8 @@ def _read_mask(file: Path) -> sitk.Image:
         raise ValueError(f"cannot read the airway mask {file}: {last_line(error)}") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"the airway mask {file} must be one 3-D volume, got {image.GetDimension()} dimensions")
+    if np.min(sitk.GetArrayViewFromImage(image)) < 0:
+        raise ValueError(f"{file} holds values below 0, as a CT does; --from-mask needs a mask, airway where > 0")
     mask = image > 0
     if not np.any(sitk.GetArrayViewFromImage(mask)):
         raise ValueError(f"the airway mask {file} is empty: a phantom needs a tree to be built around")

@@ -5,6 +5,8 @@ Weight decay is not published; PyTorch's default for AdamW is used.
 """
 
 import math
+import sys
+import time
 from pathlib import Path
 
 import torch
@@ -146,20 +148,31 @@ class AirwayTrainer(nnUNetTrainer):
             rehearse(self.network, self.micro_batches, shape, self.device)
 
     def on_train_epoch_start(self):
-        """Start as nnU-Net does, and show the epoch's progress where somebody is looking."""
+        """Start as nnU-Net does, and show the epoch's progress; in a log file once in half a minute."""
         super().on_train_epoch_start()
         self.progress = tqdm(
             total=self.num_iterations_per_epoch,
             desc=f"epoch {self.current_epoch}",
             unit="batch",
             leave=False,
-            disable=None if self.local_rank == 0 else True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            disable=self.local_rank != 0,
         )
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         """End the progress bar, then the epoch as nnU-Net does."""
         self.progress.close()
         super().on_train_epoch_end(train_outputs)
+
+    def on_epoch_end(self):
+        """End as nnU-Net does, and say how long the rest will take."""
+        started = self.logger.get_value("epoch_start_timestamps", step=-1)
+        super().on_epoch_end()
+        hours = (time.time() - started) * (self.num_epochs - self.current_epoch) / 3600
+        if hours > 0:
+            self.print_to_log_file(
+                f"About {hours:.1f} hours to go" if hours > 1 else f"About {hours * 60:.0f} minutes to go"
+            )
 
     def train_step(self, batch: dict) -> dict:
         """Train on one batch; where it does not fit into the device's memory, halve the micro-batch and try again."""
@@ -183,6 +196,13 @@ class AirwayTrainer(nnUNetTrainer):
                 f"Out of memory: the batch of {self.batch_size} now runs {self.micro_batches.size} patch(es) at a "
                 f"time. The result is the same, an epoch takes longer."
             )
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load as nnU-Net does, and say what was loaded."""
+        super().load_checkpoint(filename_or_checkpoint)
+        if isinstance(filename_or_checkpoint, str):
+            name = Path(filename_or_checkpoint).name
+            self.print_to_log_file(f"Loaded {name}: {self.current_epoch} of {self.num_epochs} epochs are done.")
 
     def save_checkpoint(self, filename: str) -> None:
         """Save under a temporary name and rename, so that a crash never leaves half a checkpoint."""

@@ -82,8 +82,10 @@ def test_a_folder_keeps_geometry_type_and_names_and_goes_on_after_a_broken_file(
             assert read(after) == pytest.approx(read(before))
     result = sitk.GetArrayFromImage(sitk.ReadImage(str(target / "a.nii.gz")))
     assert np.array_equal(result, keep_airway_tree(drawn()))
-    assert (outcomes["a.nii.gz"].before, outcomes["a.nii.gz"].after) == (drawn().sum(), result.sum())
-    assert outcomes["empty.nrrd"].before == 0 and not outcomes["empty.nrrd"].error
+    outcome = outcomes["a.nii.gz"]
+    assert (outcome.removed, outcome.filled) == (8, 1)
+    assert outcome.volume == pytest.approx(result.sum() * 0.7 * 0.8 * 2.5 / 1000)
+    assert outcomes["empty.nrrd"].volume == 0 and not outcomes["empty.nrrd"].error
     assert outcomes["broken.nii.gz"].error
 
 

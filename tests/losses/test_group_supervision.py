@@ -1,7 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from nnunetv2_airway.losses.functional import union_loss
 from nnunetv2_airway.losses.group_supervision import DICE, GroupSupervisionLoss
@@ -54,26 +56,29 @@ def test_float32_under_autocast():
     assert result.dtype == torch.float32 and result.item() == pytest.approx(expected(), abs=1e-6)
 
 
-def rank_of_two(rank: int, store: str, results) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def rank_of_two(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     loss = GroupSupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=True)
     mine = [z[rank : rank + 1].clone().requires_grad_() for z in Z]
     result = loss([two_heads(z) for z in mine], [G[rank : rank + 1]])
     result.backward()
-    results[rank] = (result.item(), [z.grad for z in mine])
+    torch.save((result.item(), [z.grad for z in mine]), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_sums_run_over_all_ranks(tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(rank_of_two, args=(str(tmp_path / "store"), results), nprocs=2)
-        by_rank = [results[0], results[1]]
+    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     whole = [z.clone().requires_grad_() for z in Z]
     loss = GroupSupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
     loss([two_heads(z) for z in whole], [G]).backward()
-    for rank, (value, gradients) in enumerate(by_rank):
+    for rank in range(2):
+        value, gradients = torch.load(tmp_path / f"{rank}.pt")
         assert value == pytest.approx(expected(), abs=1e-6)
         for mine, all_of_it in zip(gradients, whole, strict=True):
             # DDP then averages over the two ranks, which takes the factor of two back
             torch.testing.assert_close(mine / 2, all_of_it.grad[rank : rank + 1], atol=1e-7, rtol=1e-5)
+
+
+if __name__ == "__main__":  # one rank, started by the test above
+    rank_of_two(int(sys.argv[1]), sys.argv[2])

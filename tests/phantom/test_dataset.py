@@ -106,11 +106,13 @@ def test_from_a_mask_in_any_orientation(folder, tmp_path):
     assert np.array_equal(*cts)  # the same patient, however the file stores it
 
 
-@pytest.mark.parametrize("content", ["nothing", "empty"])
+@pytest.mark.parametrize("content", ["nothing", "empty", "ct"])
 def test_unusable_masks_are_named(tmp_path, content):
     file = tmp_path / "mask.nii.gz"
     if content == "empty":
         sitk.WriteImage(sitk.Image(40, 40, 40, sitk.sitkUInt8), str(file))
+    elif content == "ct":
+        sitk.WriteImage(sitk.Image(40, 40, 40, sitk.sitkInt16) - 800, str(file))
     else:
         file.write_text("no image")
     with pytest.raises(ValueError, match=str(file)):
