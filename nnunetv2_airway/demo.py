@@ -45,14 +45,15 @@ class Demo:
         predictions, trees = self.folder / "predictions", self.folder / "airway_trees"
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             Path(self.variables[name]).mkdir(parents=True, exist_ok=True)
-        print("These are the commands of a real project; only its data and trainer differ.\n")
+        print("These are the commands of a real project; only its data and trainer differ.")
+        print("Of the variables, a project needs the three folders; the others spare a small machine.\n")
         for name, value in self.variables.items():
             print(f"export {name}={shlex.quote(value)}")
 
         self._step(
             "1/6 phantoms: synthetic chest CTs with known airways",
             "phantoms",
-            lambda: "nnUNetv2_airway_phantom -d 599 -n 8 -n_test 2 --shape 144 120 144 --noise 20 --smallest 1.3",
+            lambda: "nnUNetv2_airway_phantom -d 599 -n 8 -n_test 2 --shape 144 120 144 --noise 20 --smallest 1.1",
         )
         self._step(
             "2/6 planning and preprocessing",

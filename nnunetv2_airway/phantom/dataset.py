@@ -79,7 +79,7 @@ def _prepare(folder: Path, record: dict, overwrite: bool) -> None:
     if others:
         raise ValueError(f"{folder.parent} already has {others[0]}; nnU-Net needs one name per id. Choose another -d.")
     record_file = folder / OPTIONS_FILE
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not content.name.startswith(".") for content in folder.iterdir()):
         if not record_file.exists():
             raise ValueError(f"{folder} exists and was not made by this command. Choose another -d or -name.")
         found = json.loads(record_file.read_text())
@@ -94,9 +94,10 @@ def _prepare(folder: Path, record: dict, overwrite: bool) -> None:
         if overwrite:
             for name in PARTS:
                 shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(record_file, record)  # first, so that an interrupted run recognises its own folder
     for name in PARTS:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    write_json(record_file, record)
+        (folder / name).mkdir(exist_ok=True)
 
 
 def _cases(folder: Path, training: int, test: int) -> Iterable[tuple[int, Path, Path]]:
