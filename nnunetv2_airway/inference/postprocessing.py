@@ -84,12 +84,9 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
     if source.resolve() == target.resolve():
         raise ValueError(f"-i and -o are the same folder {source}; choose another -o, so that the prediction is kept")
     target.mkdir(parents=True, exist_ok=True)
-    outcomes = []
     with get_context("spawn").Pool(max(1, min(processes, len(files)))) as pool:
         work = pool.imap(partial(_postprocess_file, target=target), files)
-        for outcome in tqdm(work, total=len(files), desc="post-processing"):
-            outcomes.append(outcome)
-    return outcomes
+        return list(tqdm(work, total=len(files), desc="post-processing"))
 
 
 def _postprocess_file(file: Path, target: Path) -> Outcome:

@@ -28,7 +28,7 @@ def centerline(mask: np.ndarray) -> np.ndarray:
     thin = skeletonize(airway) > 0
     # scikit-image erases a lone piece that is symmetric about a plane between voxels, such as a tube 2 x 2 voxels wide
     pieces = cc3d.connected_components(airway, connectivity=26)
-    kept = np.unique(pieces[thin])
+    kept = set(pieces[thin].tolist())
     for number, place in enumerate(ndimage.find_objects(pieces), start=1):
         if number not in kept:
             thin[place] |= _thin_symmetric_piece(pieces[place] == number)
