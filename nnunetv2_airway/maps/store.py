@@ -1,0 +1,172 @@
+"""The maps of every preprocessed case on disk, in a folder beside the preprocessed cases.
+
+One file a case: the closeness to the centerline as a compressed array that is read by patches, and with it the voxels
+of the centerline, which of them lie in small airways, and what the file was made from. A file is whole or not there,
+so that several trainings may prepare the same folder at once; at worst a case is computed twice.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import blosc2
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from tqdm import tqdm
+
+from nnunetv2_airway.files import atomic_path
+from nnunetv2_airway.maps.centerline import centerline_closeness, near_background
+
+FORMAT = "1"
+"""Part of each file's fingerprint: another number has every map computed again."""
+SMALL_RADIUS = 2.0
+"""Tang 2022, section 1.3, in voxels."""
+ENTRY = "airway_maps"
+
+
+@dataclass(frozen=True)
+class CaseMaps:
+    """The maps of one case.
+
+    Args:
+        closeness: (Z, Y, X) uint8, ``centerline_closeness``; sliced like an array, read from disk when sliced.
+        centerline: (N, 3) int, its voxels (plane, row, column).
+        small: (M, 3) int, those of them in small airways.
+    """
+
+    closeness: blosc2.NDArray
+    centerline: np.ndarray
+    small: np.ndarray
+
+
+@dataclass(frozen=True)
+class MapStore:
+    """The maps of a preprocessed data set.
+
+    Args:
+        preprocessed: folder of the preprocessed cases; the maps lie beside it.
+        spacing: of the preprocessed grid, (z, y, x) in mm.
+        airway: the label's values that are airway.
+    """
+
+    preprocessed: Path
+    spacing: tuple[float, float, float]
+    airway: tuple[int, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the maps lie: nnU-Net would take them for cases if they lay among these."""
+        return self.preprocessed.with_name(f"{self.preprocessed.name}_airway_maps")
+
+    def fingerprint(self, case: str) -> str:
+        """Digest of all that a case's maps depend on.
+
+        Raises:
+            FileNotFoundError: the case is not in the preprocessed data.
+        """
+        files = [self.preprocessed / name for name in (f"{case}_seg.b2nd", f"{case}.npz")]
+        label = next((file for file in files if file.exists()), None)
+        if label is None:
+            raise FileNotFoundError(
+                f"case {case} has no preprocessed label in {self.preprocessed}: run nnUNetv2_preprocess again"
+            )
+        digest = hashlib.blake2b(repr((FORMAT, SMALL_RADIUS, self.spacing, self.airway)).encode(), digest_size=16)
+        digest.update(label.read_bytes())
+        return digest.hexdigest()
+
+    def missing(self, cases: Sequence[str]) -> list[str]:
+        """List the cases whose maps are not there, cannot be read, or belong to an earlier preprocessing."""
+        return [case for case in cases if self._fingerprint_on_disk(case) != self.fingerprint(case)]
+
+    def prepare(self, dataset: nnUNetBaseDataset, cases: Sequence[str], *, processes: int, progress: bool = True):
+        """Compute the maps of some cases and write them.
+
+        Args:
+            dataset: reads the preprocessed cases.
+            cases: their names.
+            processes: cases worked on at once; each takes up to 1 GB for a large CT.
+            progress: show a progress bar.
+
+        Raises:
+            RuntimeError: a case could not be computed; it is named.
+        """
+        if not cases:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # in another order in each training, so that folds started together share the work
+        cases = random.sample(cases, len(cases))
+        pool = ProcessPoolExecutor(max(1, min(processes, len(cases))), mp_context=get_context("spawn"))
+        try:
+            running = {pool.submit(self._prepare_case, dataset, case): case for case in cases}
+            for done in tqdm(as_completed(running), "airway maps", len(running), unit="case", disable=not progress):
+                _finish(done, running[done])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def read(self, case: str) -> CaseMaps:
+        """Open the maps of a case.
+
+        Raises:
+            RuntimeError: they are not there or cannot be read; the file is named.
+        """
+        file = self._file(case)
+        try:
+            closeness, entry = _open(file)
+        except Exception as error:
+            raise RuntimeError(
+                f"cannot read the airway maps {file}; start the training again with --c: it computes what is missing"
+            ) from error
+        line = np.frombuffer(entry["centerline"], np.int32).reshape(-1, 3)
+        return CaseMaps(closeness, line, line[np.frombuffer(entry["small"], bool)])
+
+    def _prepare_case(self, dataset: nnUNetBaseDataset, case: str) -> None:
+        fingerprint = self.fingerprint(case)
+        if self._fingerprint_on_disk(case) == fingerprint:
+            return  # another training was faster
+        label = dataset.load_case(case)[1]
+        mask = np.isin(label[0], self.airway)
+        closeness, line = centerline_closeness(mask, self.spacing)
+        small = near_background(mask, line, SMALL_RADIUS)
+        with atomic_path(self._file(case)) as temporary:
+            # the label's own chunks, as both are read together
+            shapes = {name: getattr(label, name)[1:] for name in ("chunks", "blocks") if hasattr(label, name)}
+            array = blosc2.asarray(closeness, urlpath=str(temporary), cparams={"codec": blosc2.Codec.ZSTD}, **shapes)
+            array.schunk.vlmeta[ENTRY] = {
+                "fingerprint": fingerprint,
+                "centerline": line.astype(np.int32).tobytes(),
+                "small": small.tobytes(),
+            }
+
+    def _fingerprint_on_disk(self, case: str) -> str | None:
+        file = self._file(case)
+        if not file.exists():
+            return None
+        try:
+            return _open(file)[1]["fingerprint"]
+        except (RuntimeError, KeyError, OSError):  # not whole, or not ours
+            return None
+
+    def _file(self, case: str) -> Path:
+        return self.folder / f"{case}.b2nd"
+
+
+def _open(file: Path) -> tuple[blosc2.NDArray, dict]:
+    array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})
+    return array, array.schunk.vlmeta[ENTRY]
+
+
+def _finish(done, case: str) -> None:
+    try:
+        done.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"a process that computed airway maps was killed, most likely for lack of memory, at case {case} or one "
+            f"beside it. Let fewer run at once: export nnUNet_def_n_proc=2; finished cases are kept."
+        ) from error
+    except Exception as error:
+        raise RuntimeError(f"the airway maps of case {case} could not be computed: {error}") from error
