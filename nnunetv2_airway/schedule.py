@@ -1,0 +1,123 @@
+"""The schedule of a training: rows that read like the papers' tables, and the phase as a function of the epoch.
+
+Paper: Tang 2022, section 2.1 (three phases; shares of hard-region, small-airway and random patches).
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+
+from nnunetv2_airway.losses.rows import Union, Weight
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Shares of a batch by what a patch must hold; they add up to 1.
+
+    Args:
+        hard: a centerline voxel that the network missed when hard regions were mined.
+        small: a centerline voxel of a small airway, nearer than 2 voxels to the background.
+        centerline: any centerline voxel; not in the papers, for patches so small that random ones are mostly empty.
+        random: nothing.
+
+    Raises:
+        ValueError: a negative share, or shares that do not add up to 1.
+    """
+
+    hard: float = 0.0
+    small: float = 0.0
+    centerline: float = 0.0
+    random: float = 0.0
+
+    def __post_init__(self):
+        shares = astuple(self)
+        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"shares of at least 0 that add up to 1 are needed, got {self}")
+
+    def kinds(self, batch_size: int, draw: float, *, rank: int = 0, ranks: int = 1) -> list[str]:
+        """Name the kind of each patch of a batch.
+
+        Args:
+            batch_size: of the whole batch, over all ranks.
+            draw: uniform in [0, 1), decides on the patches that the shares leave open, such as the one of a batch of 1.
+            rank: which part of the batch: its patches are number ``rank``, ``rank + ranks``, ... of the whole.
+            ranks: parts of the batch.
+
+        Returns:
+            Names of this class's fields. Each kind has its share of the whole batch, rounded up or down where that is
+            not a whole number, and exactly the share on average over ``draw``.
+        """
+        ends = np.round(np.cumsum(astuple(self)) * batch_size, 6)
+        found = np.searchsorted(ends, np.arange(rank, batch_size, ranks) + draw, side="right")
+        names = [field.name for field in fields(self)]
+        return [names[min(index, len(names) - 1)] for index in found]
+
+    def __str__(self):
+        shares = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share)
+
+
+RANDOM = Sampling(random=1)
+HARD_SMALL_RANDOM = Sampling(hard=0.5, small=0.25, random=0.25)
+"""Tang 2022, section 2.1."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One row of a schedule.
+
+    Args:
+        epochs: how long the phase lasts.
+        loss: member of the union family.
+        weights: terms of a voxel's weight in the loss, added up; none is 1 everywhere.
+        sampling: shares of a batch.
+
+    Raises:
+        ValueError: fewer than 1 epoch.
+    """
+
+    epochs: int
+    loss: Union
+    weights: tuple[Weight, ...] = ()
+    sampling: Sampling = RANDOM
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise ValueError(f"a phase needs at least 1 epoch, got {self}")
+
+    def __str__(self):
+        weights = " + ".join(row.name for row in self.weights) or "none"
+        return f"loss {self.loss.name}; weights {weights}; patches {self.sampling}"
+
+
+def check_schedule(phases: Sequence[Phase]) -> None:
+    """Refuse a schedule that cannot be trained.
+
+    Raises:
+        ValueError: no phases, or a first phase with hard-region sampling.
+    """
+    if not phases:
+        raise ValueError("a schedule of at least one Phase is needed: set the trainer's attribute phases")
+    if phases[0].sampling.hard:
+        raise ValueError(
+            f"the first phase cannot sample hard regions ({phases[0].sampling}): they are what the network of an "
+            f"earlier phase misses. Begin with a phase that does not."
+        )
+
+
+def phase_at(phases: Sequence[Phase], epoch: int) -> int:
+    """Return the index of the phase that an epoch (counted from 0) belongs to.
+
+    Raises:
+        ValueError: the epoch lies outside the schedule.
+    """
+    ends = np.cumsum([phase.epochs for phase in phases])
+    if not 0 <= epoch < ends[-1]:
+        raise ValueError(f"epoch {epoch} lies outside the schedule of {ends[-1]} epochs")
+    return int(np.searchsorted(ends, epoch, side="right"))
+
+
+def first_epoch(phases: Sequence[Phase], index: int) -> int:
+    """Return the first epoch of a phase; for the number of phases, the length of the whole schedule."""
+    return sum(phase.epochs for phase in phases[:index])

@@ -1,0 +1,88 @@
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG
+from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, RANDOM, Phase, Sampling, check_schedule, first_epoch, phase_at
+
+PHASES = (
+    Phase(100, DICE),
+    Phase(5, TANG, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
+    Phase(45, TANG, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
+)
+
+
+def test_phase_is_a_function_of_the_epoch():
+    indices = [phase_at(PHASES, epoch) for epoch in range(150)]
+    assert indices == [0] * 100 + [1] * 5 + [2] * 45
+    assert [first_epoch(PHASES, index) for index in range(4)] == [0, 100, 105, 150]
+
+
+@pytest.mark.parametrize("epoch", [-1, 150])
+def test_an_epoch_outside_the_schedule_is_refused(epoch):
+    with pytest.raises(ValueError, match=f"epoch {epoch} lies outside the schedule of 150 epochs"):
+        phase_at(PHASES, epoch)
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.3, 0.999])
+def test_the_paper_s_batch_has_16_8_8_whatever_the_draw(draw):
+    assert Counter(HARD_SMALL_RANDOM.kinds(32, draw)) == {"hard": 16, "small": 8, "random": 8}
+    assert RANDOM.kinds(5, draw) == ["random"] * 5
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5, 32])
+def test_the_parts_of_all_ranks_add_up_to_the_whole_batch(ranks):
+    parts = [HARD_SMALL_RANDOM.kinds(32, draw=0.37 * rank % 1, rank=rank, ranks=ranks) for rank in range(ranks)]
+    # nnU-Net gives the first ranks one patch more where the batch cannot be shared out evenly
+    assert [len(part) for part in parts] == [32 // ranks + (rank < 32 % ranks) for rank in range(ranks)]
+    assert Counter(kind for part in parts for kind in part) == {"hard": 16, "small": 8, "random": 8}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 6, 10])
+def test_what_a_batch_leaves_open_is_right_on_average(batch_size):
+    draws = [index / 1000 for index in range(1000)]
+    total = Counter()
+    for draw in draws:
+        counts = Counter(HARD_SMALL_RANDOM.kinds(batch_size, draw))
+        assert sum(counts.values()) == batch_size
+        for kind, share in (("hard", 0.5), ("small", 0.25), ("random", 0.25)):
+            assert abs(counts[kind] - share * batch_size) < 1
+        total += counts
+    for kind, share in (("hard", 0.5), ("small", 0.25), ("random", 0.25)):
+        assert total[kind] / 1000 == pytest.approx(share * batch_size, abs=0.01)
+
+
+def test_shares_that_are_no_binary_fractions_are_exact():
+    sampling = Sampling(hard=0.1, small=0.2, centerline=0.3, random=0.4)
+    for draw in (0.0, 1e-12, 0.5, 1 - 1e-12):
+        assert Counter(sampling.kinds(10, draw)) == {"hard": 1, "small": 2, "centerline": 3, "random": 4}
+
+
+@pytest.mark.parametrize("shares", [dict(hard=0.5), dict(hard=1.2, random=-0.2), {}])
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(ValueError, match="add up to 1"):
+        Sampling(**shares)
+
+
+def test_a_schedule_that_cannot_be_trained_is_refused():
+    check_schedule(PHASES)
+    with pytest.raises(ValueError, match="first phase cannot sample hard regions"):
+        check_schedule(PHASES[1:])
+    with pytest.raises(ValueError, match="at least one Phase"):
+        check_schedule(())
+    with pytest.raises(ValueError, match="at least 1 epoch"):
+        Phase(0, DICE)
+
+
+def test_a_row_reads_like_the_paper_s_table():
+    assert str(PHASES[2]) == (
+        "loss union with p^2; weights local imbalance + centerline distance; patches 50% hard, 25% small, 25% random"
+    )
+    assert str(PHASES[0]) == "loss Dice; weights none; patches 100% random"
+
+
+def test_the_schedule_needs_no_nnunet():
+    code = "import sys, nnunetv2_airway.schedule; print([name for name in sys.modules if name.startswith('nnunetv2.')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
