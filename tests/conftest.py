@@ -36,6 +36,12 @@ def variables_of(workspace: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def variables():
+    """The function that gives the variables of nnU-Net for a workspace."""
+    return variables_of
+
+
+@pytest.fixture(scope="session")
 def command():
     """The function that runs an installed console command."""
     return run_command

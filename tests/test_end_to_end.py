@@ -1,7 +1,11 @@
 """The real commands, one after the other, on a small phantom data set."""
 
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +16,17 @@ DATASET = "Dataset599_AirwayPhantom"
 TRAINER = "nnUNetTrainerWingsOfATest"
 MODEL = Path("nnUNet_results", DATASET, f"{TRAINER}__nnUNetPlans__3d_fullres")
 
-USERS_TRAINER = """
-from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+USERS_TRAINER = f"""
+from dataclasses import replace
+from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB
 
-class {name}(nnUNetTrainerWings):
+class {TRAINER}(nnUNetTrainerWingsLIB):
     plans_patch_size = (24, 32, 32)
     plans_batch_size = 2
-    patches_per_case = 2
-    epochs = {epochs}
-    checkpoint_every = 1
+    patches_per_case = 4
+    phases = tuple(replace(phase, epochs=1) for phase in nnUNetTrainerWingsLIB.phases)
 """
+TRAIN = ("nnUNetv2_train", "599", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +34,7 @@ def extension(workspace):
     """A user's own trainer folder: it must work beside ours."""
     folder = workspace / "my_trainers"
     folder.mkdir(exist_ok=True)
+    (folder / "trainers.py").write_text(USERS_TRAINER)
     return folder
 
 
@@ -43,17 +49,29 @@ def run(command, workspace, extension):
 
 
 @pytest.fixture(scope="module")
-def trained(run, workspace, extension):
-    """Two epochs, of which the second after an interruption."""
-    write = (extension / "trainers.py").write_text
-    write(USERS_TRAINER.format(name=TRAINER, epochs=1))
-    train = ("nnUNetv2_train", "599", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu")
-    run(*train)
-    fold = workspace / MODEL / "fold_0"
-    # as if the run had been stopped after its first epoch of two
-    (fold / "checkpoint_final.pth").rename(fold / "checkpoint_latest.pth")
-    write(USERS_TRAINER.format(name=TRAINER, epochs=2))
-    return run(*train, "--c")
+def trained(run, kill_at, extension):
+    """One epoch in each phase of the recipe, killed in the second and the third; the output of the last part."""
+    kill_at("Epoch 1", *TRAIN)
+    kill_at("Epoch 2", *TRAIN, "--c")
+    return run(*TRAIN, "--c")
+
+
+@pytest.fixture(scope="module")
+def kill_at(workspace, extension, variables):
+    """Start a command, and kill -9 it and its workers when its output says a word."""
+
+    def kill_at(word, program, *arguments):
+        environment = {**variables(workspace), "nnUNet_extTrainer": str(extension)}
+        line = [str(Path(sys.executable).parent / program), *map(str, arguments)]
+        with subprocess.Popen(
+            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process:
+            for text in process.stdout:
+                if word in text:
+                    os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL, f"ended before it said {word!r}"
+
+    return kill_at
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +83,15 @@ def predicted(trained, run, workspace):
     return folder
 
 
-def test_training_resumes_where_it_stopped(trained, workspace):
-    assert "Loaded checkpoint_latest.pth: 1 of 2 epochs are done" in trained
-    assert "Epoch 1" in trained and "Epoch 0" not in trained
-    assert (workspace / MODEL / "fold_0" / "checkpoint_final.pth").is_file()
-    assert "Mean Validation Dice" in trained
+def test_training_resumes_in_the_phase_where_it_was_killed(trained, workspace):
+    assert "Loaded checkpoint_latest.pth: 2 of 3 epochs are done" in trained
+    assert "Phase 3 of 3, epochs 2 to 2: loss union with p^2; weights local imbalance + centerline distance" in trained
+    assert "Epoch 2" in trained and "Epoch 0" not in trained and "Epoch 1" not in trained
+    assert "(0 cases mined now)" in trained
+    fold = workspace / MODEL / "fold_0"
+    assert (fold / "checkpoint_final.pth").is_file() and (fold / "checkpoint_best.pth").is_file()
+    assert (fold / "progress_airway.png").is_file() and len(list((fold / "hard_regions").glob("*.npz"))) == 4
+    assert "Pseudo tree length detected" in trained and "Mean Validation Dice" in trained
 
 
 def test_the_recipe_s_patch_is_written_into_the_plans(trained, workspace):

@@ -9,6 +9,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
@@ -18,6 +19,8 @@ from nnunetv2.postprocessing.remove_connected_components import apply_postproces
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -75,6 +78,17 @@ def test_hooks_that_airway_trainer_overrides_are_still_called():
         "self.save_every": nnUNetTrainer.on_epoch_end,
         "torch.save(checkpoint, filename)": nnUNetTrainer.save_checkpoint,
         "self.network(data)": nnUNetTrainer.train_step,
+        "self.on_epoch_start()": nnUNetTrainer.run_training,
+        "next(self.dataloader_train)": nnUNetTrainer.run_training,
+        "self.get_dataloaders()": nnUNetTrainer.on_train_start,
+        "self.get_validation_transforms(": nnUNetTrainer.get_dataloaders,
+        "nnUNetDataLoader(dataset_tr, self.batch_size,": nnUNetTrainer.get_dataloaders,
+        "nnUNetDataLoader(dataset_val, self.batch_size,": nnUNetTrainer.get_dataloaders,
+        "output = self.network(data)": nnUNetTrainer.validation_step,
+        "self.logger.get_value('ema_fg_dice', step=-1) > self._best_ema": nnUNetTrainer.on_epoch_end,
+        "% self.save_every == 0": nnUNetTrainer.on_epoch_end,
+        "self.current_epoch -= 1": nnUNetTrainer.on_train_end,
+        "'current_epoch': self.current_epoch + 1": nnUNetTrainer.save_checkpoint,
         "self.loss(output, target)": nnUNetTrainer.train_step,
     }
     missing = [call for call, caller in callers.items() if call not in inspect.getsource(caller)]
@@ -85,6 +99,56 @@ def test_validation_reads_the_first_output_and_target():
     source = inspect.getsource(nnUNetTrainer.validation_step)
     assert "output = output[0]" in source and "target = target[0]" in source, (
         "under deep supervision the pseudo Dice no longer takes the first output, which is our decoding group"
+    )
+
+
+def test_the_loader_asks_for_each_patch_and_hands_the_answer_to_get_bbox():
+    source = inspect.getsource(nnUNetDataLoader.generate_train_batch)
+    assert "force_fg = self.get_do_oversample(j)" in source, (
+        "the loader no longer asks get_do_oversample for each patch"
+    )
+    assert "self.get_bbox(shape, force_fg, properties['class_locations'])" in source, (
+        "get_bbox no longer receives the kind of patch and the voxels by kind"
+    )
+    assert "data, seg, seg_prev, properties = self._data.load_case(i)" in source, "AirwayDataset.load_case is not used"
+    assert "for s_idx, s in enumerate(seg_sample)" in source, "lists of targets are no longer collated"
+
+
+def test_the_final_patch_is_the_middle_of_the_initial_one():
+    image = torch.arange(11 * 14 * 9).view(1, 11, 14, 9).float()
+    final = (8, 7, 4)
+    out = SpatialTransform(final, 0, False, p_rotation=0, p_scaling=0)(image=image)["image"]
+    low = [initial // 2 - size // 2 for initial, size in zip(image.shape[1:], final, strict=True)]
+    expected = image[(0, *(slice(a, a + size) for a, size in zip(low, final, strict=True)))]
+    assert torch.equal(out[0], expected), "patch_around computes another place for the final patch"
+
+
+def test_the_log_takes_more_figures_and_checkpoints_carry_them(tmp_path):
+    logger = MetaLogger(str(tmp_path), False)
+    logger.local_logger.my_fantastic_logging.update({"ours": []})
+    logger.log("ours", 0.5, 0)
+    assert logger.get_checkpoint()["ours"] == [0.5], "the logger refuses or forgets figures of our own"
+
+
+def test_sliding_window_prediction_is_there_for_a_network_at_hand():
+    names = list(inspect.signature(nnUNetPredictor.manual_initialization).parameters)
+    assert names[1:] == [
+        "network",
+        "plans_manager",
+        "configuration_manager",
+        "parameters",
+        "dataset_json",
+        "trainer_name",
+        "inference_allowed_mirroring_axes",
+    ], "nnUNetPredictor.manual_initialization has another signature; hard regions are mined with it"
+    names = list(inspect.signature(nnUNetPredictor.predict_sliding_window_return_logits).parameters)
+    assert names == ["self", "input_image"]
+
+
+def test_preprocessed_labels_are_where_the_maps_look_for_them():
+    source = inspect.getsource(nnUNetDatasetBlosc2.load_case) + inspect.getsource(nnUNetDatasetNumpy.load_case)
+    assert "identifier + '_seg.b2nd'" in source and "identifier + '.npz'" in source, (
+        "nnU-Net stores labels under other names; MapStore.fingerprint reads these files"
     )
 
 

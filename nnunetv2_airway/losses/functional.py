@@ -1,10 +1,27 @@
 """The equations, as functions of tensors (B, 1, Z, Y, X).
 
 Papers: Zheng 2021, section III-C (Tversky, Root Tversky, General Union); Tang 2022, section 1. The public code of
-Zheng 2021 sums over the whole batch, and so do we.
+Zheng 2021 sums over the whole batch, and so do we. Deviation: the public code mirrors the mask at the border of the
+patch for the local foreground rate; here the mean is over the voxels inside.
 """
 
 import torch
+
+
+def foreground_logit(logits: torch.Tensor, dim: int = 1) -> torch.Tensor:
+    """Reduce nnU-Net's heads to one logit z of the foreground, whose sigmoid is its probability.
+
+    Args:
+        logits: two heads {background, airway} along ``dim``, or one head of a region.
+        dim: axis of the heads.
+
+    Returns:
+        Same shape with one head; softmax over two heads is the sigmoid of their difference.
+    """
+    if logits.shape[dim] == 1:
+        return logits
+    background, airway = logits.split(1, dim)
+    return airway - background
 
 
 def union_sums(
@@ -69,3 +86,78 @@ def union_loss(
     """  # noqa: E501
     sums = union_sums(prob, target, weight, alpha=alpha, beta=beta, root=root, epsilon=epsilon)
     return union_loss_from_sums(sums, smooth=smooth)
+
+
+def local_foreground_rate(target: torch.Tensor, *, kernel_size: int = 7) -> torch.Tensor:
+    """Compute FR_p, the mean of g over the cube centred at p; at the border over the voxels inside the patch.
+
+    Args:
+        target: g in {0, 1}, (B, 1, Z, Y, X).
+        kernel_size: edge of the cube in voxels, odd.
+
+    Returns:
+        Same shape, float32, in [0, 1].
+
+    Raises:
+        ValueError: an even kernel size.
+
+    Source: Tang 2022, eq. 1.
+    """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"an odd kernel size is needed, so that the cube has a centre voxel; got {kernel_size}")
+    # integers are exact and half as wide as floats; the cube's voxels must fit
+    count = target.to(torch.int16 if kernel_size**3 < 2**15 else torch.int32)
+    inside = torch.ones((), device=target.device)
+    for axis in (2, 3, 4):
+        size = target.shape[axis]
+        voxels = torch.full((size,), 1.0, device=target.device)
+        total = count.clone()
+        for step in range(1, min(kernel_size // 2, size - 1) + 1):
+            rest = size - step
+            total.narrow(axis, 0, rest).add_(count.narrow(axis, step, rest))
+            total.narrow(axis, step, rest).add_(count.narrow(axis, 0, rest))
+            voxels[:rest] += 1
+            voxels[step:] += 1
+        count = total
+        inside = inside * voxels.view([-1 if other == axis else 1 for other in range(5)])
+    return count / inside
+
+
+def local_imbalance_weight(
+    target: torch.Tensor, *, exponent: float | torch.Tensor, kernel_size: int = 7, floor: float = 0.05
+) -> torch.Tensor:
+    """Compute w_p = (1 - floor) min(-log10 FR_p, 1)^exponent + floor on the foreground, 1 on the background.
+
+    Args:
+        target: g in {0, 1}, (B, 1, Z, Y, X).
+        exponent: r; a number, or one for each patch as a tensor (B, 1, 1, 1, 1).
+        kernel_size: edge in voxels of the cube in which the foreground rate FR_p is taken, odd.
+        floor: lambda, the weight of a voxel deep inside a large airway.
+
+    Returns:
+        Same shape, float32.
+
+    Raises:
+        ValueError: an even kernel size.
+
+    Source: Tang 2022, eqs. 1 and 3; the background weighs 1 as in the entry's public code.
+    """
+    rate = local_foreground_rate(target, kernel_size=kernel_size).clamp_min_(1 / (2 * kernel_size**3))
+    imbalance = rate.log10_().neg_().clamp_(0, 1)
+    return torch.where(target > 0, (1 - floor) * imbalance**exponent + floor, 1.0)
+
+
+def centerline_distance_weight(target: torch.Tensor, closeness: torch.Tensor) -> torch.Tensor:
+    """Compute w_d = (1 - d / d_max)^2 on the foreground, 0 on the background.
+
+    Args:
+        target: g in {0, 1}, (B, 1, Z, Y, X).
+        closeness: 1 - d / d_max, same shape, in [0, 1]: d is the distance to the nearest centerline voxel in mm,
+            d_max its maximum over the airways of the whole case.
+
+    Returns:
+        Same shape as ``closeness`` and of its type.
+
+    Source: Tang 2022, eq. 4.
+    """
+    return torch.where(target > 0, closeness**2, 0.0)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.helpers import empty_cache
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -22,29 +21,25 @@ from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE, Airwa
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.hounsfield import HounsfieldInput, HounsfieldScale
-from nnunetv2_airway.losses.group_supervision import DICE, GroupSupervisionLoss, Union
 from nnunetv2_airway.trainers.augmentation import augment_in_range
 from nnunetv2_airway.trainers.micro_batch import MicroBatches, rehearse
+from nnunetv2_airway.trainers.monitored_trainer import MonitoredTrainer
 from nnunetv2_airway.trainers.plans import fit_plans
 
 CPU_VOXELS = 128**3
 """Voxels of a micro-batch on the CPU, whose memory gives no warning before the process is killed."""
 
 
-class AirwayTrainer(nnUNetTrainer):
+class AirwayTrainer(MonitoredTrainer):
     """Base of the airway trainers; a variant sets these attributes."""
 
     windows: tuple[str, ...] = ("original", "tang")
     plans_patch_size: tuple[int, int, int] = (128, 128, 128)
     plans_batch_size: int = 32
     patches_per_case: int = 16
-    epochs: int = 100
     learning_rate: float = 1e-4
     learning_rate_decay: float = 0.0
     """Exponent of nnU-Net's polynomial decay; 0 keeps the learning rate constant."""
-    union: Union = DICE
-    foreground_share: float = 0.0
-    checkpoint_every: int = 5
 
     def __init__(
         self,
@@ -62,11 +57,8 @@ class AirwayTrainer(nnUNetTrainer):
         scale = _hounsfield_scale(manager, manager.get_configuration(configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.hounsfield_scale = scale
-        self.num_epochs = self.epochs
         self.initial_lr = self.learning_rate
         self.weight_decay = 1e-2
-        self.oversample_foreground_percent = self.foreground_share
-        self.save_every = self.checkpoint_every
         self.micro_batches: MicroBatches | None = None  # -> initialize
         self.progress: tqdm | None = None  # -> on_train_epoch_start
 
@@ -100,15 +92,6 @@ class AirwayTrainer(nnUNetTrainer):
         """AdamW, by default at a constant learning rate (Tang 2022, section 2.1)."""
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.learning_rate_decay)
-
-    def _build_loss(self):
-        labels = self.label_manager
-        return GroupSupervisionLoss(
-            self.union,
-            foreground_label=None if labels.has_regions else labels.foreground_labels[0],
-            ignore_label=labels.ignore_label,
-            ddp=self.is_ddp,
-        )
 
     def _get_deep_supervision_scales(self):
         """Every group is supervised at full size: one target."""

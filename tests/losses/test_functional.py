@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_airway.losses.functional import union_loss
+from nnunetv2_airway.losses.functional import (
+    centerline_distance_weight,
+    foreground_logit,
+    local_foreground_rate,
+    local_imbalance_weight,
+    union_loss,
+)
 
 SMALL = dict(p=[0.1, 0.5, 0.9, 0.2], g=[0, 1, 1, 0], w=[1, 2, 0.5, 1])
 
@@ -61,3 +67,82 @@ def test_finite_at_the_edges_in_float32_at_least(p, g, dtype):
     loss = union_loss(prob, torch.full_like(prob, g), alpha=0.2, beta=0.8, root=0.7, epsilon=1e-4)
     assert loss.dtype == torch.float32 and loss.isfinite()
     assert torch.autograd.grad(loss, prob)[0].isfinite().all()
+
+
+def mask_of(shape, share=0.3, seed=0):
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < share).float()
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 7, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool, torch.int16])
+def test_foreground_rate_is_the_mean_over_the_cube_s_voxels_inside_the_patch(kernel_size, dtype):
+    mask = mask_of((2, 1, 6, 9, 11))
+    half, array = kernel_size // 2, mask.numpy()
+    expected = np.empty(mask.shape)
+    for b, _, z, y, x in np.ndindex(*mask.shape):
+        cube = array[
+            b, 0, max(z - half, 0) : z + half + 1, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1
+        ]
+        expected[b, 0, z, y, x] = cube.mean()
+    rate = local_foreground_rate(mask.to(dtype), kernel_size=kernel_size)
+    assert rate.dtype == torch.float32
+    np.testing.assert_allclose(rate.numpy(), expected, atol=1e-6)
+
+
+def test_an_even_kernel_is_refused():
+    with pytest.raises(ValueError, match="odd kernel size"):
+        local_foreground_rate(mask_of((1, 1, 4, 4, 4)), kernel_size=4)
+
+
+def test_foreground_rate_agrees_with_the_authors_code(reference):
+    with np.load(reference / "local_imbalance.npz") as file:
+        mask, expected = torch.from_numpy(file["mask"]).float(), file["neg_log10_foreground_rate"]
+    rate = local_foreground_rate(mask[None, None])[0, 0]
+    ours = torch.where(mask > 0, -torch.log10(rate), 0).numpy()
+    inner = (slice(3, -3),) * 3
+    assert mask[inner].sum() > 1000
+    np.testing.assert_allclose(ours[inner], expected[inner], atol=1e-5)
+
+
+def test_local_imbalance_weight_by_hand():
+    mask = torch.zeros(1, 1, 21, 23, 25)
+    mask[..., 10, 11, 12] = 1  # FR = 1 / 343, clipped: weight 1
+    mask[..., 14:21, :, :] = 1  # a block so large that FR = 1 inside: weight 0.05
+    weight = local_imbalance_weight(mask, exponent=2.5)
+    assert weight[0, 0, 18, 11, 12] == pytest.approx(0.05)
+    mask[..., 14:21, :, :] = 0
+    assert local_imbalance_weight(mask, exponent=2.5)[0, 0, 10, 11, 12] == 1
+    mask[..., 10, 8:15, 9:16] = 1  # a sheet of 49 voxels: FR = 1 / 7 at its centre
+    found = local_imbalance_weight(mask, exponent=2.5)
+    assert found[0, 0, 10, 11, 12].item() == pytest.approx(0.95 * np.log10(7) ** 2.5 + 0.05, abs=1e-6)
+    assert (found[mask == 0] == 1).all()
+
+
+def test_each_patch_has_its_own_exponent():
+    mask = mask_of((2, 1, 8, 9, 10), 0.5)
+    both = local_imbalance_weight(mask, exponent=torch.tensor([2.0, 3.0]).view(2, 1, 1, 1, 1))
+    for index, exponent in enumerate((2.0, 3.0)):
+        alone = local_imbalance_weight(mask[index : index + 1], exponent=exponent)
+        torch.testing.assert_close(both[index : index + 1], alone)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bool])
+def test_weights_of_empty_and_full_patches_are_finite(value, dtype):
+    mask = torch.full((1, 1, 9, 8, 7), value).to(dtype)
+    weight = local_imbalance_weight(mask, exponent=2.3)
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight, torch.full(mask.shape, 0.05 if value else 1.0))
+    assert (centerline_distance_weight(mask, torch.ones(mask.shape)) == value).all()
+
+
+def test_centerline_distance_weight_is_the_square_on_the_foreground():
+    closeness, mask = torch.rand(2, 1, 4, 5, 6), mask_of((2, 1, 4, 5, 6))
+    torch.testing.assert_close(centerline_distance_weight(mask, closeness), mask * closeness**2)
+
+
+def test_foreground_logit_is_that_of_the_softmax():
+    logits = torch.randn(2, 2, 3, 4, 5)
+    torch.testing.assert_close(torch.sigmoid(foreground_logit(logits)), logits.softmax(1)[:, 1:])
+    torch.testing.assert_close(foreground_logit(logits[0], dim=0)[0], logits[0, 1] - logits[0, 0])
+    assert torch.equal(foreground_logit(logits[:, :1]), logits[:, :1])

@@ -1,37 +1,18 @@
-import json
-
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
-from nnunetv2_airway.losses.group_supervision import DICE
-from nnunetv2_airway.trainers.wings import nnUNetTrainerWings, nnUNetTrainerWingsDemo
-
-DATASET = "Dataset599_AirwayPhantom"
+from nnunetv2_airway.losses.rows import DICE
+from nnunetv2_airway.schedule import RANDOM
+from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB_demo
 
 
 class SmallTrainer(nnUNetTrainerWings):
     plans_patch_size = (24, 32, 32)
     plans_batch_size = 4
     patches_per_case = 3
-
-
-@pytest.fixture
-def make(workspace, tmp_path, monkeypatch):
-    """Make a trainer of the phantom data set, with results in a folder of the test's own."""
-    monkeypatch.setenv("nnUNet_raw", str(workspace / "nnUNet_raw"))
-    monkeypatch.setenv("nnUNet_preprocessed", str(workspace / "nnUNet_preprocessed"))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    folder = workspace / "nnUNet_preprocessed" / DATASET
-
-    def make(cls=SmallTrainer, change=lambda plans, dataset: None):
-        plans, dataset = (json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
-        change(plans, dataset)
-        return cls({**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu"))
-
-    return make
 
 
 def logged(trainer) -> str:
@@ -46,8 +27,8 @@ def test_the_recipe(make):
     assert configuration.batch_size == 32
     # the phantoms have 72 x 64 voxels in plane; nnU-Net resamples them to the median spacing
     assert configuration.patch_size == [min(128, int(n) // 8 * 8) for n in configuration.median_image_size_in_voxels]
-    assert trainer.num_epochs == 100 and trainer.save_every <= 5
-    assert trainer.union == DICE and trainer.oversample_foreground_percent == 0
+    assert trainer.num_epochs == 100 and trainer.checkpoint_every <= 5
+    assert trainer.loss.union == DICE and trainer.loss.weights == () and trainer.phase.sampling == RANDOM
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     for epoch in (0, 50, 99):
         trainer.lr_scheduler.step(epoch)
@@ -63,7 +44,7 @@ def test_a_large_image_gets_the_paper_s_patch(make):
 
 
 def test_an_epoch_is_16_patches_of_each_training_case(make):
-    trainer = make()
+    trainer = make(SmallTrainer)
     training, validation = trainer.get_tr_and_val_datasets()
     assert (len(training.identifiers), len(validation.identifiers)) == (4, 1)
     assert trainer.num_iterations_per_epoch == 3 and trainer.num_val_iterations_per_epoch == 1
@@ -78,7 +59,7 @@ def started(trainer):
 
 def test_out_of_memory_halves_the_micro_batch_logs_it_and_trains_the_whole_batch(make, monkeypatch):
     monkeypatch.setenv(FLOAT32_VARIABLE, "1")
-    trainers = [make(), make()]
+    trainers = [make(SmallTrainer), make(SmallTrainer)]
     batch = started(trainers[0])
     started(trainers[1])
     trainers[1].network.load_state_dict(trainers[0].network.state_dict())
@@ -97,7 +78,7 @@ def test_out_of_memory_halves_the_micro_batch_logs_it_and_trains_the_whole_batch
 
 
 def test_not_even_one_patch_fits(make):
-    trainer = make()
+    trainer = make(SmallTrainer)
     batch = started(trainer)
 
     def hook(module, inputs):
@@ -109,9 +90,9 @@ def test_not_even_one_patch_fits(make):
 
 
 def test_training_patches_stay_in_hounsfield_units(make):
-    batch = started(make())
+    batch = started(make(SmallTrainer))
     assert batch["data"].shape == (4, 1, 24, 32, 32)
-    assert len(batch["target"]) == 1 and batch["target"][0].shape == (4, 1, 24, 32, 32)
+    assert [target.shape for target in batch["target"]] == [(4, 1, 24, 32, 32)] * 2
     assert batch["data"].min() < -850 and batch["data"].max() > 0
 
 
@@ -122,13 +103,13 @@ def test_on_the_cpu_a_micro_batch_is_bounded(make):
     trainer = make(nnUNetTrainerWings, large)
     trainer.initialize()
     assert trainer.micro_batches.size == 1
-    small = make(nnUNetTrainerWingsDemo, large)
+    small = make(nnUNetTrainerWingsLIB_demo, large)
     small.initialize()
     assert small.micro_batches.size == small.batch_size
 
 
 def test_a_crash_while_saving_leaves_the_previous_checkpoint(make, tmp_path, monkeypatch):
-    trainer = make()
+    trainer = make(SmallTrainer)
     trainer.initialize()
     file = tmp_path / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(file))
@@ -152,11 +133,11 @@ def test_ct_plans_are_warned_of_and_others_refused(make):
 
         return change
 
-    trainer = make(change=schemes("CTNormalization"))
+    trainer = make(SmallTrainer, change=schemes("CTNormalization"))
     trainer.initialize()
     assert "WARNING: these plans use nnU-Net's CT normalisation" in logged(trainer)
     with pytest.raises(ValueError, match=r"ZScoreNormalization.*cannot be turned back"):
-        make(change=schemes("ZScoreNormalization"))
+        make(SmallTrainer, change=schemes("ZScoreNormalization"))
 
 
 def test_a_region_trains_and_validates(make):
@@ -164,7 +145,7 @@ def test_a_region_trains_and_validates(make):
         dataset["labels"] = {"background": 0, "airway": [1, 2]}
         dataset["regions_class_order"] = [1]
 
-    trainer = make(change=regions)
+    trainer = make(SmallTrainer, change=regions)
     batch = started(trainer)
     assert trainer.network.heads == batch["target"][0].shape[1] == 1
     assert torch.isfinite(torch.as_tensor(trainer.train_step(batch)["loss"]))
@@ -175,7 +156,7 @@ def test_a_region_trains_and_validates(make):
 
 
 def test_the_predictor_builds_the_same_network_without_group_outputs(make):
-    trainer = make()
+    trainer = make(SmallTrainer)
     trainer.initialize()
     network = type(trainer).build_network_architecture(
         trainer.plans_manager, trainer.configuration_manager, 1, 2, enable_deep_supervision=False

@@ -8,7 +8,8 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_airway.architectures.airway_network import AirwayNetwork
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.hounsfield import HounsfieldInput
-from nnunetv2_airway.losses.group_supervision import DICE, GroupSupervisionLoss
+from nnunetv2_airway.losses.group_supervision import GroupSupervisionLoss
+from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.trainers.micro_batch import MicroBatches, rehearse
 
 

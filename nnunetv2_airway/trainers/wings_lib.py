@@ -1,0 +1,53 @@
+"""The recipe of the team that won the ATM'22 airway challenge (Tang 2022): three phases, two weights, hard regions."""
+
+from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT
+from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, RANDOM, Phase, Sampling
+from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+
+
+class nnUNetTrainerWingsLIB(nnUNetTrainerWings):
+    """Tang 2022 as printed: p^2 in the loss (eq. 2)."""
+
+    phases = (
+        Phase(100, DICE, sampling=RANDOM),
+        Phase(5, TANG, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
+        Phase(45, TANG, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
+    )
+
+
+class nnUNetTrainerWingsLIBRoot(nnUNetTrainerWings):
+    """The same with the loss of the entry's public code: p^0.7 and alpha = 0.2."""
+
+    phases = (
+        Phase(100, DICE, sampling=RANDOM),
+        Phase(5, TANG_ROOT, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
+        Phase(45, TANG_ROOT, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
+    )
+
+
+SMALL_PATCHES = Sampling(centerline=0.67, random=0.33)
+"""Random patches of 32 voxels would hardly ever hold an airway."""
+
+
+class nnUNetTrainerWingsLIB_demo(nnUNetTrainerWingsLIB):
+    """The same in minutes on two CPU cores: small patches, high learning rate; for ``nnUNetv2_airway_demo`` only."""
+
+    plans_patch_size = (32, 32, 32)
+    plans_batch_size = 4
+    patches_per_case = 10
+    learning_rate = 3e-3
+    learning_rate_decay = 0.9
+    checkpoint_every = 2
+    mining_step_size = 1.0
+    validation_sampling = SMALL_PATCHES
+    phases = (
+        Phase(12, DICE, sampling=SMALL_PATCHES),
+        Phase(2, TANG, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
+        Phase(4, TANG, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
+    )
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
+        """Mirror in training as nnU-Net does, but predict each patch once instead of eight times."""
+        settings = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return settings
