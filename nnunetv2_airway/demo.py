@@ -17,7 +17,7 @@ from nnunetv2_airway.evaluation.projections import write_projections
 from nnunetv2_airway.files import write_json
 
 DATASET = "Dataset599_AirwayPhantom"
-TRAINER = "nnUNetTrainerWingsDemo"
+TRAINER = "nnUNetTrainerWingsLIB_demo"
 MODEL = f"{TRAINER}__nnUNetPlans__3d_fullres"
 
 
@@ -53,7 +53,7 @@ class Demo:
         self._step(
             "1/6 phantoms: synthetic chest CTs with known airways",
             "phantoms",
-            lambda: "nnUNetv2_airway_phantom -d 599 -n 8 -n_test 2 --shape 144 120 144 --noise 20 --smallest 1.1",
+            lambda: "nnUNetv2_airway_phantom -d 599 -n 5 -n_test 2 --shape 112 96 112 --noise 20 --smallest 1.1",
         )
         self._step(
             "2/6 planning and preprocessing",

@@ -23,7 +23,8 @@ from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB
 class {TRAINER}(nnUNetTrainerWingsLIB):
     plans_patch_size = (24, 32, 32)
     plans_batch_size = 2
-    patches_per_case = 4
+    patches_per_case = 2
+    mining_step_size = 1.0
     phases = tuple(replace(phase, epochs=1) for phase in nnUNetTrainerWingsLIB.phases)
 """
 TRAIN = ("nnUNetv2_train", "599", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu")

@@ -17,10 +17,10 @@ from pathlib import Path
 import blosc2
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
-from tqdm import tqdm
 
 from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.maps.centerline import centerline_closeness, near_background
+from nnunetv2_airway.progress import progress_bar
 
 FORMAT = "1"
 """Part of each file's fingerprint: another number has every map computed again."""
@@ -103,7 +103,9 @@ class MapStore:
         pool = ProcessPoolExecutor(max(1, min(processes, len(cases))), mp_context=get_context("spawn"))
         try:
             running = {pool.submit(self._prepare_case, dataset, case): case for case in cases}
-            for done in tqdm(as_completed(running), "airway maps", len(running), unit="case", disable=not progress):
+            for done in progress_bar(
+                as_completed(running), description="airway maps", unit="case", total=len(running), show=progress
+            ):
                 _finish(done, running[done])
         finally:
             pool.shutdown(cancel_futures=True)

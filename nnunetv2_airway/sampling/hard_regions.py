@@ -11,11 +11,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.losses.functional import foreground_logit
 from nnunetv2_airway.maps.store import MapStore
+from nnunetv2_airway.progress import progress_bar
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 """From a CT (1, Z, Y, X) to logits (1 or 2, Z, Y, X)."""
@@ -73,7 +73,7 @@ class HardRegions:
             progress: show a progress bar.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for case in tqdm(cases, "mining hard regions", unit="case", disable=not progress):
+        for case in progress_bar(cases, description="mining hard regions", unit="case", show=progress):
             line = self.maps.read(case).centerline
             found = line
             if len(line):

@@ -5,7 +5,6 @@ Weight decay is not published; PyTorch's default for AdamW is used.
 """
 
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE, Airwa
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.hounsfield import HounsfieldInput, HounsfieldScale
+from nnunetv2_airway.progress import progress_bar
 from nnunetv2_airway.trainers.augmentation import augment_in_range
 from nnunetv2_airway.trainers.micro_batch import MicroBatches, rehearse
 from nnunetv2_airway.trainers.monitored_trainer import MonitoredTrainer
@@ -133,13 +133,11 @@ class AirwayTrainer(MonitoredTrainer):
     def on_train_epoch_start(self):
         """Start as nnU-Net does, and show the epoch's progress; in a log file once in half a minute."""
         super().on_train_epoch_start()
-        self.progress = tqdm(
-            total=self.num_iterations_per_epoch,
-            desc=f"epoch {self.current_epoch}",
+        self.progress = progress_bar(
+            description=f"epoch {self.current_epoch}",
             unit="batch",
-            leave=False,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            disable=self.local_rank != 0,
+            total=self.num_iterations_per_epoch,
+            show=self.local_rank == 0,
         )
 
     def on_train_epoch_end(self, train_outputs: list[dict]):

@@ -108,11 +108,11 @@ class PhasedTrainer(upstream.nnUNetTrainer):
             tuple(airway) if isinstance(airway, Iterable) else (airway,),
         )
         cases = sorted({case for dataset in datasets for case in dataset.identifiers})
-        missing = my_share(maps.missing(cases))
+        missing = maps.missing(cases)
         if missing:
             self.print_to_log_file(f"Computing the airway maps of {len(missing)} cases in {maps.folder}")
         processes = min(default_num_processes, os.cpu_count() or 1)
-        maps.prepare(datasets[0], missing, processes=processes, progress=self.local_rank == 0)
+        maps.prepare(datasets[0], my_share(missing), processes=processes, progress=self.local_rank == 0)
         wait_for_all()
         return maps
 
@@ -121,8 +121,10 @@ class PhasedTrainer(upstream.nnUNetTrainer):
         # the start of its first epoch names a training: checkpoints carry it on
         run = of_all_ranks(str(self.logger.get_value("epoch_start_timestamps", step=0)))[0]
         store = HardRegions(Path(self.output_folder, "hard_regions"), maps, run)
-        missing = my_share(store.missing(training.identifiers))
-        self._mine(store, training, missing)
+        missing = store.missing(training.identifiers)
+        if missing:
+            self.print_to_log_file(f"Mining hard regions: the network predicts {len(missing)} training cases once.")
+        self._mine(store, training, my_share(missing))
         wait_for_all()
         hard = {case: store.read(case) for case in training.identifiers}
         missed, line = (
@@ -142,8 +144,10 @@ class PhasedTrainer(upstream.nnUNetTrainer):
             device=self.device,
             allow_tqdm=False,
         )
+        # without DDP around it, whose forward pass waits for ranks that may have no case
+        network = self.network.module if self.is_ddp else self.network
         predictor.manual_initialization(
-            self.network, self.plans_manager, self.configuration_manager, None, self.dataset_json, "", None
+            network, self.plans_manager, self.configuration_manager, None, self.dataset_json, "", None
         )
         self.set_deep_supervision_enabled(False)
         store.mine(

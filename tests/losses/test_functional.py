@@ -9,6 +9,7 @@ from nnunetv2_airway.losses.functional import (
     local_imbalance_weight,
     union_loss,
 )
+from nnunetv2_airway.losses.rows import DICE, TANG, TANG_ROOT
 
 SMALL = dict(p=[0.1, 0.5, 0.9, 0.2], g=[0, 1, 1, 0], w=[1, 2, 0.5, 1])
 
@@ -62,9 +63,11 @@ def test_gradients(root):
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("g", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_finite_at_the_edges_in_float32_at_least(p, g, dtype):
+@pytest.mark.parametrize("row", [DICE, TANG, TANG_ROOT])
+def test_finite_at_the_edges_in_float32_at_least(p, g, dtype, row):
     prob = torch.full((1, 1, 64, 64, 64), p, dtype=dtype, requires_grad=True)
-    loss = union_loss(prob, torch.full_like(prob, g), alpha=0.2, beta=0.8, root=0.7, epsilon=1e-4)
+    options = {name: getattr(row, name) for name in ("alpha", "beta", "root", "smooth", "epsilon")}
+    loss = union_loss(prob, torch.full_like(prob, g), torch.full_like(prob, 2), **options)
     assert loss.dtype == torch.float32 and loss.isfinite()
     assert torch.autograd.grad(loss, prob)[0].isfinite().all()
 

@@ -1,0 +1,29 @@
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from nnunetv2_airway.evaluation.patch_picture import write_patches
+
+
+@pytest.mark.parametrize("patches", [1, 6])
+@pytest.mark.parametrize("names", [(), ("local imbalance",), ("local imbalance", "centerline distance")])
+def test_a_picture_for_any_number_of_patches_and_terms(tmp_path, patches, names):
+    target = torch.zeros(patches, 1, 8, 9, 10, dtype=torch.bool)
+    target[:, :, 3, 2:5, 4:8] = True
+    terms = {name: torch.rand(target.shape) for name in names}
+    file = tmp_path / "patches.png"
+    write_patches(file, torch.randn(target.shape), target, terms, title="phase")
+    assert matplotlib.image.imread(file).std() > 0.05 and list(tmp_path.iterdir()) == [file]
+
+
+def test_the_style_that_nnunet_s_logger_leaves_behind_does_not_matter(tmp_path):
+    target = torch.zeros(2, 1, 8, 9, 10, dtype=torch.bool)
+    pictures = []
+    for size in (10, 30):
+        with matplotlib.rc_context({"font.size": size, "image.cmap": "hot" if size == 30 else "viridis"}):
+            write_patches(tmp_path / "patches.png", torch.ones(target.shape), target, {"a": torch.ones(target.shape)},
+                          title="phase")  # fmt: skip
+        pictures.append(matplotlib.image.imread(tmp_path / "patches.png"))
+    assert np.array_equal(*pictures)
