@@ -142,18 +142,30 @@ def centerline_closeness(mask: np.ndarray, spacing: tuple[float, float, float]) 
     """
     mask = np.asarray(mask) > 0
     closeness = np.zeros(mask.shape, np.uint8)
-    line = np.argwhere(centerline(mask))
-    if not len(line):
-        return closeness, line
-    box = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in ndimage.find_objects(mask.astype(np.uint8))[0])
-    around = ndimage.binary_dilation(mask[box], np.ones((3, 3, 3)))
-    corner = [axis.start for axis in box]
-    distance = _distance(np.argwhere(around) + corner, line, spacing)
-    farthest = distance[mask[box][around]].max() or 1
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return closeness, np.zeros((0, 3), int)
+    box = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in found[0])
+    airway = mask[box]
+    line, around = np.argwhere(centerline(airway)), _with_neighbours(airway)
+    distance = _distance(np.argwhere(around), line, spacing)
+    farthest = distance[airway[around]].max() or 1
     values = np.clip(1 - distance / farthest, 0, 1) * 255
     closeness[box][around] = np.minimum(np.round(values), ON_LINE - 1)
+    line += [axis.start for axis in box]
     closeness[tuple(line.T)] = ON_LINE
     return closeness, line
+
+
+def _with_neighbours(mask: np.ndarray) -> np.ndarray:
+    """Dilate by one voxel in all 26 directions, axis by axis."""
+    for axis in range(mask.ndim):
+        along, grown = np.moveaxis(mask, axis, 0), mask.copy()
+        view = np.moveaxis(grown, axis, 0)
+        view[1:] |= along[:-1]
+        view[:-1] |= along[1:]
+        mask = grown
+    return mask
 
 
 def _distance(voxels: np.ndarray, line: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
