@@ -45,9 +45,9 @@ def write_patches(
                 drawn = panel.imshow(
                     term[index, 0, plane].cpu().numpy(), vmin=0, vmax=max(1, len(terms)) if name == "sum" else 1
                 )
-                if row is panels[0]:
-                    panel.set_title(name)
                 figure.colorbar(drawn, ax=panel, fraction=0.046)
+        for panel, name in zip(panels[0], ("image and airways", *columns), strict=True):
+            panel.set_title(name)
         figure.suptitle(title)
         with atomic_path(file) as temporary:
             figure.savefig(temporary, dpi=90)

@@ -33,7 +33,7 @@ class nnUNetTrainerWingsLIB_demo(nnUNetTrainerWingsLIB):
     """The same in minutes on two CPU cores: small patches, high learning rate; for ``nnUNetv2_airway_demo`` only."""
 
     plans_patch_size = (32, 32, 32)
-    plans_batch_size = 4
+    plans_batch_size = 2
     patches_per_case = 10
     learning_rate = 3e-3
     learning_rate_decay = 0.9
