@@ -55,6 +55,7 @@ setup(
         "torch>=2.6",
         "batchgenerators>=0.25",
         "batchgeneratorsv2>=0.3",
+        "blosc2>=3.3.2",
         "SimpleITK>=2.2",
         "numpy",
         "scipy>=1.11",

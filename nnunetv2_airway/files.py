@@ -21,6 +21,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
         temporary = Path(folder, target.name)
         yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # the content before the name, also where the power fails
         os.replace(temporary, target)  # noqa: PTH105, the atomic one by name
 
 

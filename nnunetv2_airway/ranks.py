@@ -1,5 +1,11 @@
-"""The processes of a training: one, or the ranks of DDP. Everything works without DDP too."""
+"""The processes of a training: one, or the ranks of DDP. Everything works without DDP too.
 
+Ranks prepare data for minutes to hours on their own, and not equally long. So they meet in a group of their own, on
+the CPU and patient: nnU-Net's gives up after ten minutes and ends the run.
+"""
+
+from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -12,25 +18,34 @@ def rank() -> int:
     return dist.get_rank() if _is_ddp() else 0
 
 
+def ranks() -> int:
+    """Return the number of processes, 1 without DDP."""
+    return dist.get_world_size() if _is_ddp() else 1
+
+
 def of_all_ranks(value: T) -> list[T]:
     """Return every rank's value, by rank; all call this together."""
     if not _is_ddp():
         return [value]
-    values: list[T] = [value] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    values: list[T] = [value] * ranks()
+    dist.all_gather_object(values, value, group=_patient_group())
     return values
 
 
 def my_share(items: list[T]) -> list[T]:
     """Return this rank's share of the first rank's list; all call this together."""
-    return of_all_ranks(items)[0][rank() :: dist.get_world_size() if _is_ddp() else 1]
+    return of_all_ranks(items)[0][rank() :: ranks()]
 
 
 def wait_for_all() -> None:
     """Go on when all ranks have come here."""
-    if _is_ddp():
-        dist.barrier()
+    of_all_ranks(None)
 
 
 def _is_ddp() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+@cache
+def _patient_group() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))

@@ -10,9 +10,9 @@ import cc3d
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
-from tqdm import tqdm
 
 from nnunetv2_airway.files import atomic_path, last_line, write_image
+from nnunetv2_airway.progress import progress_bar
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -86,7 +86,7 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
     target.mkdir(parents=True, exist_ok=True)
     with get_context("spawn").Pool(max(1, min(processes, len(files)))) as pool:
         work = pool.imap(partial(_postprocess_file, target=target), files)
-        return list(tqdm(work, total=len(files), desc="post-processing"))
+        return list(progress_bar(work, description="post-processing", unit="case", total=len(files)))
 
 
 def _postprocess_file(file: Path, target: Path) -> Outcome:

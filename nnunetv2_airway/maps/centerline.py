@@ -1,7 +1,9 @@
 """The centerline of an airway mask, the distance to it, and which of it runs through small airways.
 
-Paper: Tang 2022, eq. 4 and section 1.3. Everything is computed inside the airway's box, and distances only at airway
-voxels, by a k-d tree over the centerline: exact, and far less work than a distance transform of the whole case.
+Paper: Tang 2022, eq. 4 and section 1.3. Training reads ``centerline_closeness`` and ``near_background`` through the map
+store; ``centerline_distance_weight`` and ``small_airway_points`` are the same for one mask in memory. Everything is
+computed inside the airway's box, and distances only at airway voxels, by a k-d tree over the centerline: exact, and far
+less work than a distance transform of the whole case.
 """
 
 from itertools import product

@@ -30,16 +30,33 @@ ENTRY = "airway_maps"
 
 
 @dataclass(frozen=True)
+class StoredMap:
+    """A map (Z, Y, X) on disk, sliced like an array."""
+
+    file: Path
+    array: blosc2.NDArray
+
+    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+        try:
+            return self.array[box]
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"the airway maps {self.file} are damaged: delete this file and start the training again with --c; it "
+                f"computes what is missing"
+            ) from error
+
+
+@dataclass(frozen=True)
 class CaseMaps:
     """The maps of one case.
 
     Args:
-        closeness: (Z, Y, X) uint8, ``centerline_closeness``; sliced like an array, read from disk when sliced.
+        closeness: (Z, Y, X) uint8, ``centerline_closeness``; read from disk when sliced.
         centerline: (N, 3) int, its voxels (plane, row, column).
         small: (M, 3) int, those of them in small airways.
     """
 
-    closeness: blosc2.NDArray
+    closeness: StoredMap
     centerline: np.ndarray
     small: np.ndarray
 
@@ -124,7 +141,7 @@ class MapStore:
                 f"cannot read the airway maps {file}; start the training again with --c: it computes what is missing"
             ) from error
         line = np.frombuffer(entry["centerline"], np.int32).reshape(-1, 3)
-        return CaseMaps(closeness, line, line[np.frombuffer(entry["small"], bool)])
+        return CaseMaps(StoredMap(file, closeness), line, line[np.frombuffer(entry["small"], bool)])
 
     def _prepare_case(self, dataset: nnUNetBaseDataset, case: str) -> None:
         fingerprint = self.fingerprint(case)
@@ -150,7 +167,7 @@ class MapStore:
             return None
         try:
             return _open(file)[1]["fingerprint"]
-        except (RuntimeError, KeyError, OSError):  # not whole, or not ours
+        except Exception:  # not whole, or not ours: what is read from it may be anything
             return None
 
     def _file(self, case: str) -> Path:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from nnunetv2_airway.files import last_line, write_image, write_json
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
+from nnunetv2_airway.progress import progress_bar
 
 OPTIONS_FILE = "phantom_options.json"
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -56,7 +56,8 @@ def write_dataset(
     cases = list(_cases(folder, training, test))
     make = partial(_write_case, options=options, from_mask=from_mask)
     with get_context("spawn").Pool(max(1, min(processes, len(cases)))) as pool:
-        for _ in tqdm(pool.imap_unordered(make, cases), total=len(cases), desc="phantoms"):
+        work = pool.imap_unordered(make, cases)
+        for _ in progress_bar(work, description="phantoms", unit="case", total=len(cases)):
             pass
     write_json(
         folder / "dataset.json",

@@ -30,9 +30,18 @@ def missed(logits: torch.Tensor, voxels: np.ndarray) -> np.ndarray:
 
     Returns:
         (M, 3) int, those with p < 0.5.
+
+    Raises:
+        ValueError: the prediction is not finite.
     """
     at_voxels = logits[(slice(None), *torch.from_numpy(np.array(voxels, np.int64)).T)].float()
-    return voxels[(foreground_logit(at_voxels, dim=0)[0] < 0).cpu().numpy()]
+    z = foreground_logit(at_voxels, dim=0)[0].cpu().numpy()
+    if not np.isfinite(z).all():
+        raise ValueError(
+            "the network's prediction is not finite: training has diverged, see train_loss in the log; start again, "
+            "with a lower learning rate"
+        )
+    return voxels[z < 0]
 
 
 @dataclass(frozen=True)
@@ -71,15 +80,23 @@ class HardRegions:
             load: from a name to the preprocessed CT (1, Z, Y, X).
             predict: the network's sliding-window prediction.
             progress: show a progress bar.
+
+        Raises:
+            RuntimeError: a case could not be mined; it is named.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for case in progress_bar(cases, description="mining hard regions", unit="case", show=progress):
-            line = self.maps.read(case).centerline
-            found = line
-            if len(line):
-                found = missed(predict(torch.from_numpy(np.array(load(case)))), line)
-            with atomic_path(self._file(case)) as temporary:
-                np.savez_compressed(temporary, voxels=found, made_from=self._made_from(case))
+            try:
+                self._mine_case(case, load, predict)
+            except Exception as error:
+                raise RuntimeError(f"hard regions of case {case} could not be mined: {error}") from error
+
+    def _mine_case(self, case: str, load: Callable[[str], np.ndarray], predict: Predict) -> None:
+        voxels = self.maps.read(case).centerline
+        if len(voxels):
+            voxels = missed(predict(torch.from_numpy(np.array(load(case)))), voxels)
+        with atomic_path(self._file(case)) as temporary:
+            np.savez_compressed(temporary, voxels=voxels, made_from=self._made_from(case))
 
     def _made_from(self, case: str) -> str:
         return f"{self.run} {self.maps.fingerprint(case)}"

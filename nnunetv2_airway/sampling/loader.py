@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunetv2_airway.ranks import of_all_ranks, rank
+from nnunetv2_airway.ranks import of_all_ranks, rank, ranks
 
 FALLBACK = {"hard": "small", "small": "random", "centerline": "random"}
 """The kind of patch that takes the place of one for which a case has no voxel."""
@@ -46,8 +46,7 @@ class AirwayDataLoader(nnUNetDataLoader):
 
     def __init__(self, data, batch_size: int, *args, **kwargs):
         super().__init__(data, batch_size, *args, **kwargs)
-        sizes = of_all_ranks(batch_size)
-        self.rank, self.ranks, self.whole_batch = rank(), len(sizes), sum(sizes)
+        self.rank, self.ranks, self.whole_batch = rank(), ranks(), sum(of_all_ranks(batch_size))
         self.kinds: list[str] = []  # of the batch that is being made
         self.get_do_oversample = self._kind_of_patch
 

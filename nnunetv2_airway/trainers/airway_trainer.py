@@ -78,6 +78,10 @@ class AirwayTrainer(MonitoredTrainer):
 
     def initialize(self):
         """Initialise as nnU-Net does, then let the network work in micro-batches."""
+        if not self.enable_deep_supervision:
+            raise NotImplementedError(
+                "airway trainers supervise each group of the network and need enable_deep_supervision = True"
+            )
         super().initialize()
         warning = self.hounsfield_scale.warning()
         if warning:
@@ -95,7 +99,7 @@ class AirwayTrainer(MonitoredTrainer):
 
     def _get_deep_supervision_scales(self):
         """Every group is supervised at full size: one target."""
-        return [[1.0, 1.0, 1.0]] if self.enable_deep_supervision else None
+        return [[1.0, 1.0, 1.0]]
 
     def set_deep_supervision_enabled(self, enabled: bool):
         """Let the network return all groups' logits, or the prediction alone."""

@@ -5,26 +5,18 @@ stopped. Airway maps are computed before the first epoch, hard regions mined bef
 Nothing here knows the network.
 """
 
-import os
-from collections.abc import Iterable
-from pathlib import Path
-
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.configuration import default_num_processes
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
 from nnunetv2_airway.losses.group_supervision import GroupSupervisionLoss
 from nnunetv2_airway.losses.rows import DICE
-from nnunetv2_airway.maps.store import MapStore
-from nnunetv2_airway.ranks import my_share, of_all_ranks, wait_for_all
 from nnunetv2_airway.sampling.dataset import AirwayDataset
-from nnunetv2_airway.sampling.hard_regions import HardRegions
 from nnunetv2_airway.sampling.loader import AirwayDataLoader
 from nnunetv2_airway.schedule import RANDOM, Phase, Sampling, check_schedule, first_epoch, phase_at
 from nnunetv2_airway.trainers.carry_map import carry_map
+from nnunetv2_airway.trainers.preparation import prepare_hard_regions, prepare_maps
 
 
 class PhasedTrainer(upstream.nnUNetTrainer):
@@ -81,7 +73,8 @@ class PhasedTrainer(upstream.nnUNetTrainer):
         return carry_map(super().get_validation_transforms(*args, **kwargs))
 
     def get_dataloaders(self):
-        """Load patches in the shares of the current phase."""
+        """Load patches in the shares of the current phase, which begins here."""
+        self._announce_phase()
         stock = upstream.nnUNetDataLoader
         upstream.nnUNetDataLoader = AirwayDataLoader
         try:
@@ -91,80 +84,21 @@ class PhasedTrainer(upstream.nnUNetTrainer):
 
     def get_tr_and_val_datasets(self):
         """Split as nnU-Net does; compute what the data sets lack of airway maps and mined voxels."""
-        self._announce_phase()
         training, validation = super().get_tr_and_val_datasets()
-        maps = self._prepare_maps(training, validation)
+        maps = prepare_maps(self, training, validation)
         sampling = self.phase.sampling
-        hard = self._hard_regions(training, maps) if sampling.hard else {}
+        mine = sampling.hard > 0
+        hard = prepare_hard_regions(self, training, maps, step_size=self.mining_step_size) if mine else {}
         self.loaded_sampling = sampling
         return AirwayDataset(training, maps, sampling, hard), AirwayDataset(validation, maps, self.validation_sampling)
-
-    def _prepare_maps(self, *datasets: nnUNetBaseDataset) -> MapStore:
-        labels = self.label_manager
-        airway = labels.foreground_regions[0] if labels.has_regions else labels.foreground_labels[0]
-        maps = MapStore(
-            Path(self.preprocessed_dataset_folder),
-            tuple(self.configuration_manager.spacing),
-            tuple(airway) if isinstance(airway, Iterable) else (airway,),
-        )
-        cases = sorted({case for dataset in datasets for case in dataset.identifiers})
-        missing = maps.missing(cases)
-        if missing:
-            self.print_to_log_file(f"Computing the airway maps of {len(missing)} cases in {maps.folder}")
-        processes = min(default_num_processes, os.cpu_count() or 1)
-        maps.prepare(datasets[0], my_share(missing), processes=processes, progress=self.local_rank == 0)
-        wait_for_all()
-        return maps
-
-    def _hard_regions(self, training: nnUNetBaseDataset, maps: MapStore) -> dict:
-        """Mine the voxels that are not there yet, and return all."""
-        # the start of its first epoch names a training: checkpoints carry it on
-        run = of_all_ranks(str(self.logger.get_value("epoch_start_timestamps", step=0)))[0]
-        store = HardRegions(Path(self.output_folder, "hard_regions"), maps, run)
-        missing = store.missing(training.identifiers)
-        if missing:
-            self.print_to_log_file(f"Mining hard regions: the network predicts {len(missing)} training cases once.")
-        self._mine(store, training, my_share(missing))
-        wait_for_all()
-        hard = {case: store.read(case) for case in training.identifiers}
-        missed, line = (
-            sum(map(len, voxels)) for voxels in (hard.values(), (maps.read(case).centerline for case in hard))
-        )
-        self.print_to_log_file(
-            f"Hard regions: {missed} of {line} centerline voxels ({missed / max(line, 1):.1%}) in {len(hard)} training "
-            f"cases were missed ({len(missing)} cases mined now)."
-        )
-        return hard
-
-    def _mine(self, store: HardRegions, training: nnUNetBaseDataset, cases: list[str]) -> None:
-        predictor = nnUNetPredictor(
-            self.mining_step_size,
-            use_mirroring=False,
-            perform_everything_on_device=self.device.type == "cuda",
-            device=self.device,
-            allow_tqdm=False,
-        )
-        # without DDP around it, whose forward pass waits for ranks that may have no case
-        network = self.network.module if self.is_ddp else self.network
-        predictor.manual_initialization(
-            network, self.plans_manager, self.configuration_manager, None, self.dataset_json, "", None
-        )
-        self.set_deep_supervision_enabled(False)
-        store.mine(
-            cases,
-            lambda case: training.load_case(case)[0][:],
-            predictor.predict_sliding_window_return_logits,
-            progress=self.local_rank == 0,
-        )
-        self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
     def on_epoch_start(self):
         """Change the phase where the schedule does, then start as nnU-Net does."""
         self._announce_phase()
         if self.phase.sampling != self.loaded_sampling:
             for loader in (self.dataloader_train, self.dataloader_val):
-                if hasattr(loader, "_finish"):  # its workers hold copies of the old phase's data set
-                    loader._finish()
+                if isinstance(loader, NonDetMultiThreadedAugmenter):
+                    loader._finish()  # its workers hold copies of the old phase's data set
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         self.loss = self._build_loss()
         super().on_epoch_start()

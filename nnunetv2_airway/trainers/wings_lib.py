@@ -34,16 +34,16 @@ class nnUNetTrainerWingsLIB_demo(nnUNetTrainerWingsLIB):
 
     plans_patch_size = (32, 32, 32)
     plans_batch_size = 2
-    patches_per_case = 10
+    patches_per_case = 12
     learning_rate = 3e-3
     learning_rate_decay = 0.9
     checkpoint_every = 2
     mining_step_size = 1.0
     validation_sampling = SMALL_PATCHES
     phases = (
-        Phase(12, DICE, sampling=SMALL_PATCHES),
-        Phase(2, TANG, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
-        Phase(4, TANG, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
+        Phase(8, DICE, sampling=SMALL_PATCHES),
+        Phase(1, TANG, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
+        Phase(3, TANG, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
     )
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802

@@ -59,7 +59,7 @@ def test_round_trip_beside_the_preprocessed_cases(dataset, store, tmp_path):
     assert len(store.read("a").small) > 5 and len(store.read("empty").centerline) == 0
     assert store.folder == tmp_path / "plans_3d_airway_maps"
     assert sorted(file.name for file in store.folder.iterdir()) == ["a.b2nd", "b.b2nd", "empty.b2nd"]
-    assert store.read("a").closeness.chunks == (16, 16, 16)
+    assert store.read("a").closeness.array.chunks == (16, 16, 16)
     # nothing of ours among nnU-Net's cases
     assert sorted(nnUNetDatasetBlosc2.get_identifiers(str(tmp_path / "plans_3d"))) == ["a", "b", "empty"]
 
@@ -95,6 +95,26 @@ def test_a_damaged_file_is_computed_again_and_named_when_read(dataset, store, ke
     assert store.missing(["a"]) == ["a"]
     store.prepare(dataset, ["a"], processes=1, progress=False)
     check(store, "a", 1)
+
+
+def test_a_damage_inside_a_file_is_noticed_or_named(dataset, store):
+    store.prepare(dataset, ["a"], processes=1, progress=False)
+    file = store.folder / "a.b2nd"
+    content, outcomes = file.read_bytes(), set()
+    for place in range(0, len(content) - 16, 16):
+        file.write_bytes(
+            content[:place] + bytes(byte ^ 0xFF for byte in content[place : place + 16]) + content[place + 16 :]
+        )
+        if store.missing(["a"]):
+            outcomes.add("noticed")
+            continue
+        try:
+            store.read("a").closeness[:]
+            outcomes.add("harmless")
+        except RuntimeError as error:
+            assert "a.b2nd" in str(error) and "--c" in str(error)
+            outcomes.add("named")
+    assert {"noticed", "named"} <= outcomes
 
 
 def test_a_foreign_file_is_replaced(dataset, store):

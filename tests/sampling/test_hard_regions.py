@@ -28,6 +28,11 @@ def test_a_probability_of_one_half_is_no_miss():
     assert missed(torch.zeros(2, 5, 6, 7), LINE).shape == (0, 3)
 
 
+def test_a_diverged_network_does_not_pass_for_a_perfect_one():
+    with pytest.raises(ValueError, match="training has diverged"):
+        missed(torch.full((2, 5, 6, 7), float("nan")), LINE)
+
+
 class Maps:
     lines = {"a": LINE, "b": LINE[:2], "empty": LINE[:0]}  # noqa: RUF012
     version = "1"
@@ -87,6 +92,6 @@ def test_an_interruption_while_writing_leaves_no_half_file(tmp_path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr(np, "savez_compressed", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RuntimeError, match="hard regions of case a could not be mined: disk full"):
         mine(store, ["a"])
     assert list(tmp_path.iterdir()) == [] and store.missing(["a"]) == ["a"]

@@ -70,10 +70,20 @@ def test_parts_of_ddp_ranks(monkeypatch):
     for rank in range(3):
         monkeypatch.setattr(module, "of_all_ranks", lambda value: [11, 11, 10])
         monkeypatch.setattr(module, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(module, "ranks", lambda: 3)
         size = (11, 11, 10)[rank]
         loader = make(HARD_SMALL_RANDOM, batch_size=size)
         parts += [loader.get_do_oversample(index) for index in range(size)]
     assert Counter(parts) == {"hard": 16, "small": 8, "random": 8}
+
+
+def test_small_batches_have_the_shares_on_average():
+    np.random.seed(0)
+    loader, counts = make(HARD_SMALL_RANDOM, batch_size=2), Counter()
+    for _ in range(1000):
+        counts.update(loader.get_do_oversample(index) for index in range(2))
+    assert counts["hard"] == 1000
+    assert abs(counts["small"] - 500) < 80 and abs(counts["random"] - 500) < 80
 
 
 def holds(box, voxel):

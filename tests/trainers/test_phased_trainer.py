@@ -4,13 +4,14 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_airway.evaluation.training_progress import LEAKAGE, LENGTH, PRECISION
 from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT
-from nnunetv2_airway.maps.centerline import ON_LINE
+from nnunetv2_airway.maps.centerline import ON_LINE, centerline_closeness
 from nnunetv2_airway.sampling.hard_regions import HardRegions
 from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, RANDOM, Phase
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
@@ -53,8 +54,16 @@ def run(trainer, stop_at=None):
         trainer.seen.append(
             (trainer.current_epoch, trainer.loss.union, trainer.loss.weights, loader._data.sampling, dict(kinds))
         )
+        assert trainer.loss.training
 
-    trainer.on_train_epoch_start = on_train_epoch_start
+    validate = trainer.validation_step
+
+    def validation_step(batch):
+        assert not trainer.loss.training and not trainer.network.training
+        assert trainer.dataloader_val.data_loader._data.sampling == RANDOM
+        return validate(batch)
+
+    trainer.on_train_epoch_start, trainer.validation_step = on_train_epoch_start, validation_step
     trainer.run_training()
     return trainer.seen
 
@@ -112,6 +121,22 @@ def test_mined_voxels_are_the_centerline_voxels_of_training_cases_that_the_predi
         line = data.maps.read(case).centerline
         assert hard.tolist() == line[line[:, 0] % 2 == 1].tolist() and len(hard) > 10
     assert len(trainer.dataloader_val.data_loader._data.hard) == 0
+
+
+def test_a_checkpoint_is_written_every_few_epochs_of_a_long_phase(make):
+    class Long(Phased):
+        phases = (Phase(5, DICE),)
+        checkpoint_every = 2
+
+    trainer, saved = make(Long), []
+    trainer.initialize()
+    trainer.save_checkpoint = lambda file: saved.append((trainer.current_epoch, Path(file).name))
+    for epoch in range(5):
+        trainer.current_epoch = epoch
+        log_epoch(trainer, epoch)
+        trainer.on_epoch_end()
+    assert [epoch for epoch, name in saved if name == "checkpoint_latest.pth"] == [1, 3]
+    assert nnUNetTrainerWingsLIB.checkpoint_every <= 5
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4])
@@ -179,6 +204,44 @@ def test_maps_are_computed_before_the_first_epoch_and_only_once(make, workspace)
     assert len(written[0]) == 5 and written[0] == written[1]
 
 
+def test_maps_are_in_mm_of_the_preprocessed_grid(make):
+    trainer = make(Phased)
+    training, _ = trainer.get_tr_and_val_datasets()
+    spacing = trainer.configuration_manager.spacing
+    assert len(set(spacing)) == 3
+    for case in training.identifiers:
+        label = training.dataset.load_case(case)[1][0]
+        expected, _ = centerline_closeness(label == 1, spacing)
+        assert np.array_equal(training.maps.read(case).closeness[:], expected)
+        assert not np.array_equal(centerline_closeness(label == 1, (1, 1, 1))[0], expected)
+
+
+def test_no_worker_of_an_old_phase_stays(make, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    trainer = make(Phased)
+    trainer.initialize()
+    trainer.on_train_start()
+    old = [*trainer.dataloader_train._processes, *trainer.dataloader_val._processes]
+    assert old and all(process.is_alive() for process in old)
+    trainer.logger.log("epoch_start_timestamps", 1.0, 0)
+    trainer.logger.log("epoch_start_timestamps", 2.0, 1)
+    monkeypatch.setattr(HardRegions, "mine", lambda self, cases, *args, **kwargs: None)
+    monkeypatch.setattr(HardRegions, "read", lambda self, case: np.zeros((0, 3), int))
+    trainer.current_epoch = 2
+    trainer.on_epoch_start()
+    assert not any(process.is_alive() for process in old)
+    assert next(trainer.dataloader_train)["data"].shape[0] == 4
+    for loader in (trainer.dataloader_train, trainer.dataloader_val):
+        loader._finish()
+
+
+def test_training_without_deep_supervision_is_refused(make):
+    trainer = make(Phased)
+    trainer.enable_deep_supervision = False
+    with pytest.raises(NotImplementedError, match="enable_deep_supervision = True"):
+        trainer.initialize()
+
+
 def test_validation_counts_the_centerline(make):
     trainer = make(Phased)
     trainer.initialize()
@@ -196,6 +259,28 @@ def test_validation_counts_the_centerline(make):
     assert not trainer.network._forward_hooks
 
 
+def log_epoch(trainer, epoch, dice=0.5, other=0.5):
+    """What an epoch logs before it ends."""
+    now = {"mean_fg_dice": dice, "dice_per_class_or_region": [dice], LENGTH: other, PRECISION: other, LEAKAGE: 0.1}
+    now |= dict.fromkeys(("train_losses", "val_losses", "lrs", "epoch_start_timestamps"), 1.0)
+    for name, value in now.items():
+        trainer.logger.log(name, value, epoch)
+
+
+def test_an_epoch_s_figures_come_from_the_counts_of_all_its_patches(make):
+    trainer = make(Phased)
+    counts = [(50, 15, 40, 10, 20), (10, 5, 0, 20, 30)]
+    names = ("tp_hard", "fp_hard", "fn_hard")
+    outputs = [
+        {name: np.array([value]) for name, value in zip(names, values[:3], strict=True)}
+        | {"line_found": values[3], "line": values[4], "loss": np.array(1.0)}
+        for values in counts
+    ]
+    trainer.on_validation_epoch_end(outputs)
+    found = {name: trainer.logger.get_value(name, step=0) for name in (LENGTH, PRECISION, LEAKAGE)}
+    assert found == {LENGTH: 0.6, PRECISION: 0.75, LEAKAGE: 0.2}
+
+
 def test_the_best_checkpoint_is_the_one_with_the_best_score_not_the_best_dice(make):
     trainer = make(Phased)
     trainer.initialize()
@@ -204,11 +289,7 @@ def test_the_best_checkpoint_is_the_one_with_the_best_score_not_the_best_dice(ma
     # Dice rises, length and precision fall more: the first epoch is the best
     for epoch, (dice, other) in enumerate([(0.5, 0.9), (0.9, 0.3), (0.95, 0.2)]):
         trainer.current_epoch = epoch
-        now = {"mean_fg_dice": dice, "dice_per_class_or_region": [dice], LENGTH: other, PRECISION: other, LEAKAGE: 0.1}
-        now |= dict.fromkeys(("train_losses", "val_losses", "lrs"), 1.0)
-        now["epoch_start_timestamps"] = 1.0
-        for name, value in now.items():
-            trainer.logger.log(name, value, epoch)
+        log_epoch(trainer, epoch, dice, other)
         trainer.on_epoch_end()
         assert trainer.current_epoch == epoch + 1
     assert [epoch for name, epoch in saved if name == "checkpoint_best.pth"] == [0]

@@ -1,0 +1,90 @@
+"""What must be on disk before a phase can be trained: airway maps, and the hard regions that a network leaves."""
+
+import os
+from pathlib import Path
+
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_airway.maps.store import MapStore
+from nnunetv2_airway.ranks import my_share, of_all_ranks, ranks, wait_for_all
+from nnunetv2_airway.sampling.hard_regions import HardRegions
+
+
+def prepare_maps(trainer: nnUNetTrainer, *datasets: nnUNetBaseDataset) -> MapStore:
+    """Compute the airway maps that some data sets lack, shared out over the ranks, and return the store of all."""
+    labels = trainer.label_manager
+    airway = labels.foreground_regions[0] if labels.has_regions else labels.foreground_labels[0]
+    maps = MapStore(
+        Path(trainer.preprocessed_dataset_folder),
+        tuple(trainer.configuration_manager.spacing),
+        tuple(airway) if isinstance(airway, (list, tuple)) else (airway,),
+    )
+    missing = maps.missing(sorted({case for dataset in datasets for case in dataset.identifiers}))
+    if missing:
+        trainer.print_to_log_file(f"Computing the airway maps of {len(missing)} cases in {maps.folder}")
+    processes = min(default_num_processes, os.cpu_count() or 1) // ranks()
+    maps.prepare(datasets[0], my_share(missing), processes=processes, progress=trainer.local_rank == 0)
+    wait_for_all()
+    return maps
+
+
+def prepare_hard_regions(
+    trainer: nnUNetTrainer, training: nnUNetBaseDataset, maps: MapStore, *, step_size: float
+) -> dict:
+    """Mine the hard regions that this training has not mined yet, shared out over the ranks.
+
+    Args:
+        trainer: whose network mines.
+        training: its training cases.
+        maps: of these.
+        step_size: between the windows of the prediction, in window sizes.
+
+    Returns:
+        Mined voxels (N, 3) of all training cases by name.
+    """
+    # the start of its first epoch names a training: checkpoints carry it on
+    run = of_all_ranks(str(trainer.logger.get_value("epoch_start_timestamps", step=0)))[0]
+    store = HardRegions(Path(trainer.output_folder, "hard_regions"), maps, run)
+    missing = store.missing(training.identifiers)
+    if missing:
+        trainer.print_to_log_file(f"Mining hard regions: the network predicts {len(missing)} training cases once.")
+    trainer.set_deep_supervision_enabled(False)
+    store.mine(
+        my_share(missing),
+        lambda case: training.load_case(case)[0][:],
+        _predictor(trainer, step_size).predict_sliding_window_return_logits,
+        progress=trainer.local_rank == 0,
+    )
+    trainer.set_deep_supervision_enabled(True)
+    wait_for_all()
+    hard = {case: store.read(case) for case in training.identifiers}
+    missed, line = (sum(map(len, voxels)) for voxels in (hard.values(), (maps.read(case).centerline for case in hard)))
+    trainer.print_to_log_file(
+        f"Hard regions: {missed} of {line} centerline voxels ({missed / max(line, 1):.1%}) in {len(hard)} training "
+        f"cases were missed ({len(missing)} cases mined now)."
+    )
+    return hard
+
+
+def _predictor(trainer: nnUNetTrainer, step_size: float) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(
+        step_size,
+        use_mirroring=False,
+        perform_everything_on_device=trainer.device.type == "cuda",
+        device=trainer.device,
+        allow_tqdm=False,
+    )
+    predictor.manual_initialization(
+        # without DDP around it, whose forward pass waits for ranks that may have no case
+        trainer.network.module if trainer.is_ddp else trainer.network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        None,
+        trainer.dataset_json,
+        type(trainer).__name__,
+        None,
+    )
+    return predictor
