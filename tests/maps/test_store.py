@@ -1,5 +1,6 @@
-import multiprocessing
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import blosc2
@@ -148,7 +149,7 @@ def test_an_error_names_the_case(dataset, store):
         store.missing(["b"])
 
 
-def prepare_all(folder):
+def prepare_all(folder: Path) -> None:
     store = MapStore(folder, SPACING, (1,))
     dataset = nnUNetDatasetBlosc2(str(folder))
     store.prepare(dataset, store.missing(dataset.identifiers), processes=2, progress=False)
@@ -157,14 +158,13 @@ def prepare_all(folder):
 def test_two_folds_started_together(tmp_path):
     names = ["empty", "a", "b", "c", "d"]
     write_cases(tmp_path / "plans_3d", names)
-    context = multiprocessing.get_context("spawn")
-    folds = [context.Process(target=prepare_all, args=(tmp_path / "plans_3d",)) for _ in range(2)]
-    for fold in folds:
-        fold.start()
-    for fold in folds:
-        fold.join(120)
-    assert [fold.exitcode for fold in folds] == [0, 0]
+    folds = [subprocess.Popen([sys.executable, __file__, str(tmp_path / "plans_3d")]) for _ in range(2)]
+    assert [fold.wait(timeout=120) for fold in folds] == [0, 0]
     store = MapStore(tmp_path / "plans_3d", SPACING, (1,))
     for seed, name in enumerate(names):
         check(store, name, seed)
     assert len(list(store.folder.iterdir())) == len(names)
+
+
+if __name__ == "__main__":  # one fold, started by the test above
+    prepare_all(Path(sys.argv[1]))
