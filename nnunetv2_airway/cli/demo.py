@@ -10,7 +10,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Define the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_airway_demo",
-        description="Make synthetic chest CTs, train a short WingsNet on them inside nnU-Net, predict held-out ones, "
+        description="Make synthetic chest CTs, train a short form of the recipe on them inside nnU-Net, predict held-out ones, "
         "and show the airway trees. Prints every command it runs; interrupted, the same command goes on. About 10 "
         "minutes on two CPU cores.",
     )
