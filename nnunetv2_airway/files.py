@@ -1,13 +1,12 @@
 """Files that are either whole or not there."""
 
+import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import SimpleITK as sitk
 
 
 @contextmanager
@@ -26,23 +25,21 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)  # noqa: PTH105, the atomic one by name
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(target: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
-    with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(target, json.dumps(content, indent=2) + "\n")
 
 
-def write_image(image: sitk.Image, target: Path) -> None:
-    """Write an image, compressed, whole or not at all.
-
-    Raises:
-        OSError: it could not be written; the file is named.
-    """
-    with atomic_path(target) as temporary:
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
-        except RuntimeError as error:
-            raise OSError(f"cannot write {target}: {last_line(error)}") from error
+def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a CSV file, whole or not at all; None becomes an empty cell."""
+    with atomic_path(target) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows((header, *rows))
 
 
 def last_line(error: Exception) -> str:

@@ -2,19 +2,15 @@
 
 import pickle
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import cc3d
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
-from nnunetv2_airway.files import atomic_path, last_line, write_image
-from nnunetv2_airway.progress import progress_bar
-
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+from nnunetv2_airway.files import atomic_path, last_line
+from nnunetv2_airway.images import list_images, read_volume, write_image
+from nnunetv2_airway.maps.components import largest_component
+from nnunetv2_airway.parallel import finished_cases
 
 
 def keep_airway_tree(segmentation: np.ndarray) -> np.ndarray:
@@ -34,16 +30,12 @@ def keep_airway_tree(segmentation: np.ndarray) -> np.ndarray:
     """
     if segmentation.ndim != 3:
         raise ValueError(f"a segmentation with three axes is needed, got shape {segmentation.shape}")
-    box = ndimage.find_objects((segmentation != 0).astype(np.uint8))
-    if not box:
-        return segmentation.copy()
-    part = segmentation[box[0]]
-    values = np.unique(part[part != 0])
+    values = np.unique(segmentation[segmentation != 0])
     if len(values) > 1:
         raise ValueError(f"one foreground value is needed, got {values.tolist()}: post-process binary airway masks")
-    tree = cc3d.largest_k(part != 0, k=1, connectivity=26) > 0
     result = np.zeros_like(segmentation)
-    result[box[0]][ndimage.binary_fill_holes(tree)] = values[0]
+    if len(values):
+        result[largest_component(segmentation, connectivity=26)] = values[0]
     return result
 
 
@@ -76,29 +68,29 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
         One outcome per file; a file that cannot be processed does not stop the others.
 
     Raises:
-        ValueError: the folder has no segmentations, or both folders are the same.
+        ValueError: the folder has no segmentations or two of one name, or both folders are the same.
     """
-    files = sorted(file for file in source.glob("*") if file.name.endswith(ENDINGS)) if source.is_dir() else []
-    if not files:
-        raise ValueError(f"no segmentations ({', '.join(ENDINGS)}) found in {source}")
+    files = list_images(source)
     if source.resolve() == target.resolve():
         raise ValueError(f"-i and -o are the same folder {source}; choose another -o, so that the prediction is kept")
     target.mkdir(parents=True, exist_ok=True)
-    with get_context("spawn").Pool(max(1, min(processes, len(files)))) as pool:
-        work = pool.imap(partial(_postprocess_file, target=target), files)
-        return list(progress_bar(work, description="post-processing", unit="case", total=len(files)))
+    cases = {file.name: (file, target) for file in files.values()}
+    outcomes = {
+        name: outcome if error is None else Outcome(name, error=last_line(error))
+        for name, outcome, error in finished_cases(
+            _postprocess_file, cases, processes=processes, description="post-processing"
+        )
+    }
+    return [outcomes[name] for name in cases]
 
 
 def _postprocess_file(file: Path, target: Path) -> Outcome:
-    try:
-        image = sitk.ReadImage(str(file))
-        before = sitk.GetArrayFromImage(image)
-        after = keep_airway_tree(before)
-        result = sitk.GetImageFromArray(after)
-        result.CopyInformation(image)
-        write_image(result, target / file.name)
-    except (RuntimeError, ValueError, OSError) as error:
-        return Outcome(file.name, error=last_line(error))
+    image = read_volume(file)
+    before = sitk.GetArrayFromImage(image)
+    after = keep_airway_tree(before)
+    result = sitk.GetImageFromArray(after)
+    result.CopyInformation(image)
+    write_image(result, target / file.name)
     was, is_now = before != 0, after != 0
     volume = float(np.count_nonzero(is_now) * np.prod(image.GetSpacing()) / 1000)
     return Outcome(file.name, volume, int(np.count_nonzero(was & ~is_now)), int(np.count_nonzero(is_now & ~was)))

@@ -8,10 +8,7 @@ so that several trainings may prepare the same folder at once; at worst a case i
 import hashlib
 import random
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import blosc2
@@ -20,7 +17,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.maps.centerline import centerline_closeness, near_background
-from nnunetv2_airway.progress import progress_bar
+from nnunetv2_airway.parallel import finished_cases
 
 FORMAT = "1"
 """Part of each file's fingerprint: another number has every map computed again."""
@@ -117,15 +114,12 @@ class MapStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         # in another order in each training, so that folds started together share the work
         cases = random.sample(cases, len(cases))
-        pool = ProcessPoolExecutor(max(1, min(processes, len(cases))), mp_context=get_context("spawn"))
-        try:
-            running = {pool.submit(self._prepare_case, dataset, case): case for case in cases}
-            for done in progress_bar(
-                as_completed(running), description="airway maps", unit="case", total=len(running), show=progress
-            ):
-                _finish(done, running[done])
-        finally:
-            pool.shutdown(cancel_futures=True)
+        arguments = {case: (dataset, case) for case in cases}
+        for case, _, error in finished_cases(
+            self._prepare_case, arguments, processes=processes, description="airway maps", show=progress
+        ):
+            if error is not None:
+                raise RuntimeError(f"the airway maps of case {case} could not be computed: {error}") from error
 
     def read(self, case: str) -> CaseMaps:
         """Open the maps of a case.
@@ -177,15 +171,3 @@ class MapStore:
 def _open(file: Path) -> tuple[blosc2.NDArray, dict]:
     array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})
     return array, array.schunk.vlmeta[ENTRY]
-
-
-def _finish(done, case: str) -> None:
-    try:
-        done.result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"a process that computed airway maps was killed, most likely for lack of memory, at case {case} or one "
-            f"beside it. Let fewer run at once: export nnUNet_def_n_proc=2; finished cases are kept."
-        ) from error
-    except Exception as error:
-        raise RuntimeError(f"the airway maps of case {case} could not be computed: {error}") from error

@@ -5,16 +5,15 @@ import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.files import last_line, write_image, write_json
+from nnunetv2_airway.files import write_json
+from nnunetv2_airway.images import read_volume, write_image
+from nnunetv2_airway.parallel import finished_cases
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
-from nnunetv2_airway.progress import progress_bar
 
 OPTIONS_FILE = "phantom_options.json"
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -53,12 +52,10 @@ def write_dataset(
     given = {**asdict(options), "training": training, "test": test, "from_mask": from_mask and str(from_mask)}
     record = json.loads(json.dumps(given))
     _prepare(folder, record, overwrite)
-    cases = list(_cases(folder, training, test))
-    make = partial(_write_case, options=options, from_mask=from_mask)
-    with get_context("spawn").Pool(max(1, min(processes, len(cases)))) as pool:
-        work = pool.imap_unordered(make, cases)
-        for _ in progress_bar(work, description="phantoms", unit="case", total=len(cases)):
-            pass
+    cases = {case[1].name: (case, options, from_mask) for case in _cases(folder, training, test)}
+    for _, _, error in finished_cases(_write_case, cases, processes=processes, description="phantoms"):
+        if error is not None:
+            raise error
     write_json(
         folder / "dataset.json",
         {
@@ -133,12 +130,7 @@ def _around(mask: sitk.Image, options: PhantomOptions, index: int) -> tuple[sitk
 
 
 def _read_mask(file: Path) -> sitk.Image:
-    try:
-        image = sitk.ReadImage(str(file))
-    except RuntimeError as error:
-        raise ValueError(f"cannot read the airway mask {file}: {last_line(error)}") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(f"the airway mask {file} must be one 3-D volume, got {image.GetDimension()} dimensions")
+    image = read_volume(file)
     if np.min(sitk.GetArrayViewFromImage(image)) < 0:
         raise ValueError(f"{file} holds values below 0, as a CT does; --from-mask needs a mask, airway where > 0")
     mask = image > 0

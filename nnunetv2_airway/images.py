@@ -1,0 +1,132 @@
+"""Volumes and masks on disk, and whether two of them share one geometry."""
+
+from collections.abc import Collection
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunetv2_airway.files import atomic_path, last_line
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+TOLERANCE = 0.1
+"""How far apart the voxels of two images with one geometry may lie, in units of the shortest side of a voxel."""
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Return the image files of a folder by name without ending, sorted.
+
+    Raises:
+        ValueError: there are none, or two of one name.
+    """
+    images: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+        ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
+        if ending is None or not file.is_file():
+            continue
+        case = file.name.removesuffix(ending)
+        if case in images:
+            raise ValueError(f"{folder} holds {images[case].name} and {file.name}: one file a case is needed")
+        images[case] = file
+    if not images:
+        raise ValueError(f"no segmentations ({', '.join(ENDINGS)}) found in {folder}")
+    return images
+
+
+def read_volume(file: Path) -> sitk.Image:
+    """Read an image with three axes and one value a voxel.
+
+    Raises:
+        ValueError: it cannot be read, or is something else; the file is named.
+    """
+    try:
+        image = sitk.ReadImage(str(file))
+    except RuntimeError as error:
+        raise ValueError(f"cannot read {file}: {last_line(error)}") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError(
+            f"{file} must be one 3-D volume, got {image.GetDimension()} dimensions and "
+            f"{image.GetNumberOfComponentsPerPixel()} values a voxel"
+        )
+    return image
+
+
+def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
+    """Read an airway mask.
+
+    Args:
+        file: the mask.
+        airway: the values that are airway; by default the only one besides 0.
+
+    Returns:
+        Image of 8-bit values, 1 inside airways and 0 elsewhere.
+
+    Raises:
+        ValueError: it cannot be read, or holds several values and nothing says which are airway; the file is named.
+    """
+    image = read_volume(file)
+    array = sitk.GetArrayViewFromImage(image)
+    if airway is None:
+        values = np.unique(array[array != 0])
+        if len(values) > 1:
+            shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
+            raise ValueError(
+                f"{file} must be a mask with one value besides 0, got {len(values)}: {shown}. Say with -l which of "
+                f"them are airway"
+            )
+        mask = array != 0
+    else:
+        mask = np.isin(array, list(airway))
+    result = sitk.GetImageFromArray(mask.astype(np.uint8))
+    result.CopyInformation(image)
+    return result
+
+
+def write_image(image: sitk.Image, target: Path) -> None:
+    """Write an image, compressed, whole or not at all.
+
+    Raises:
+        OSError: it could not be written; the file is named.
+    """
+    with atomic_path(target) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(f"cannot write {target}: {last_line(error)}") from error
+
+
+def require_same_geometry(image: sitk.Image, reference: sitk.Image) -> None:
+    """Check that voxels of the same index lie at the same place.
+
+    Raises:
+        ValueError: the sizes differ, or a voxel lies farther from its place in the reference than a tenth of the
+            shortest side of a voxel; both geometries are named, and by how much they differ.
+    """
+    both = f"{_describe(image)}; the reference has {_describe(reference)}"
+    advice = "bring the image to the grid of its reference, or look whether it belongs to another CT"
+    if image.GetSize() != reference.GetSize():
+        raise ValueError(f"the geometry differs from the reference: {both}; {advice}")
+    corners = product(*((0, side - 1) for side in image.GetSize()))
+    apart = max(
+        np.linalg.norm(
+            np.subtract(image.TransformIndexToPhysicalPoint(corner), reference.TransformIndexToPhysicalPoint(corner))
+        )
+        for corner in corners
+    )
+    tolerated = TOLERANCE * min(reference.GetSpacing())
+    if not apart <= tolerated:
+        raise ValueError(
+            f"the geometry differs from the reference, voxels lie up to {apart:.3g} mm from their place (tolerated: "
+            f"{tolerated:.2g}): {both}; {advice}"
+        )
+
+
+def _describe(image: sitk.Image) -> str:
+    def listed(values: tuple[float, ...]) -> str:
+        return f"({', '.join(f'{value:.6g}' for value in values)})"
+
+    return (
+        f"size {listed(image.GetSize())}, spacing {listed(image.GetSpacing())}, origin {listed(image.GetOrigin())}, "
+        f"direction {listed(image.GetDirection())} (x, y, z)"
+    )

@@ -1,0 +1,36 @@
+"""Connected components of a mask."""
+
+import cc3d
+import numpy as np
+from scipy import ndimage
+
+
+def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
+    """Keep the largest connected component of a mask and fill its holes.
+
+    Args:
+        mask: (Z, Y, X), foreground where not 0.
+        connectivity: 6 (voxels that share a face hold together) or 26 (a face, an edge or a corner).
+
+    Returns:
+        (Z, Y, X) bool; a hole is background that no face-connected path leads out of. All False for an empty mask.
+    """
+    mask = mask != 0
+    kept = np.zeros_like(mask)
+    box = ndimage.find_objects(mask.view(np.uint8))
+    if not box:
+        return kept
+    part = np.ascontiguousarray(mask[box[0]])
+    components = cc3d.connected_components(part, connectivity=connectivity)
+    largest = components == np.bincount(components[part]).argmax()
+    # background that is not connected with a rim around the box is a hole
+    background = cc3d.connected_components(~np.pad(largest, 1), connectivity=6)
+    kept[box[0]] = (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    return kept
+
+
+def count_components(mask: np.ndarray) -> int:
+    """Count the 26-connected components of a mask (Z, Y, X), foreground where not 0."""
+    mask = mask != 0
+    box = ndimage.find_objects(mask.view(np.uint8))
+    return int(cc3d.connected_components(np.ascontiguousarray(mask[box[0]]), return_N=True)[1]) if box else 0

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_airway.images import list_images, read_mask, read_volume, require_same_geometry, write_image
+
+OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1)
+
+
+def image(array: np.ndarray, spacing=(0.7, 0.8, 2.5), origin=(-120.5, 33.25, 900), direction=OBLIQUE) -> sitk.Image:
+    made = sitk.GetImageFromArray(array)
+    made.SetSpacing(spacing)
+    made.SetOrigin(origin)
+    made.SetDirection(direction)
+    return made
+
+
+VOLUME = np.zeros((20, 30, 40), np.int16)
+
+
+def test_images_are_listed_by_name_without_ending(tmp_path):
+    for name in ("b.nii.gz", "a.b.nrrd", "c.mha", "dataset.json", "plans.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii").mkdir()
+    assert {case: file.name for case, file in list_images(tmp_path).items()} == {
+        "a.b": "a.b.nrrd", "b": "b.nii.gz", "c": "c.mha"
+    }  # fmt: skip
+    (tmp_path / "b.nrrd").touch()
+    with pytest.raises(ValueError, match=r"b\.nii\.gz and b\.nrrd: one file a case"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "missing"])
+def test_a_folder_without_images(tmp_path, name):
+    with pytest.raises(ValueError, match="no segmentations"):
+        list_images(tmp_path / name)
+
+
+def test_what_is_no_volume_is_named(tmp_path):
+    broken = tmp_path / "a.nii.gz"
+    broken.write_text("no image")
+    with pytest.raises(ValueError, match=r"cannot read .*a\.nii\.gz"):
+        read_volume(broken)
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5), np.uint8)), str(tmp_path / "flat.nii.gz"))
+    with pytest.raises(ValueError, match=r"flat\.nii\.gz must be one 3-D volume, got 2 dimensions"):
+        read_volume(tmp_path / "flat.nii.gz")
+    colours = sitk.GetImageFromArray(np.zeros((4, 5, 6, 3), np.uint8), isVector=True)
+    sitk.WriteImage(colours, str(tmp_path / "rgb.nrrd"))
+    with pytest.raises(ValueError, match="3 values a voxel"):
+        read_volume(tmp_path / "rgb.nrrd")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_a_mask_is_0_and_1_whatever_its_value_and_type(tmp_path, dtype):
+    array = np.zeros((5, 6, 7), dtype)
+    array[2, 3, 4] = 255 if dtype is np.uint8 else -3
+    write_image(image(array), tmp_path / "a.nii.gz")
+    mask = read_mask(tmp_path / "a.nii.gz")
+    assert np.array_equal(sitk.GetArrayFromImage(mask), array != 0) and mask.GetPixelID() == sitk.sitkUInt8
+    assert mask.GetSpacing() == pytest.approx((0.7, 0.8, 2.5))
+
+
+def test_of_several_values_one_has_to_be_chosen(tmp_path):
+    array = np.zeros((5, 6, 7), np.uint8)
+    array[1, 2, 3:6] = 1, 2, 4
+    write_image(image(array), tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match=r"got 3: 1, 2, 4\. Say with -l"):
+        read_mask(tmp_path / "a.nii.gz")
+    assert np.array_equal(sitk.GetArrayFromImage(read_mask(tmp_path / "a.nii.gz", [1, 4])), np.isin(array, [1, 4]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"spacing": (0.7, 0.8, 2.502)},
+        {"origin": (-120.45, 33.25, 900)},
+        {"direction": (0.8004, -0.5995, 0, 0.5995, 0.8004, 0, 0, 0, -1)},
+        {},
+    ],
+)
+def test_header_noise_is_no_other_geometry(other):
+    require_same_geometry(image(VOLUME, **other), image(VOLUME))
+
+
+@pytest.mark.parametrize(
+    ("other", "apart"),
+    [
+        ({"spacing": (0.7, 0.8, 2.6)}, 19 * 0.1),
+        ({"origin": (-120.5, 33.25, 902)}, 2),
+        ({"direction": (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)}, 2 * 19 * 2.5),
+    ],
+)
+def test_another_geometry_is_refused_and_measured(other, apart):
+    with pytest.raises(
+        ValueError, match=rf"up to {apart:.3g} mm from their place \(tolerated: 0\.07\).*the reference has"
+    ):
+        require_same_geometry(image(VOLUME, **other), image(VOLUME))
+
+
+def test_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"size \(40, 30, 19\).* the reference has size \(40, 30, 20\)"):
+        require_same_geometry(image(VOLUME[:-1]), image(VOLUME))
+    with pytest.raises(ValueError, match="nan mm"):
+        require_same_geometry(image(VOLUME, origin=(float("nan"), 0, 0)), image(VOLUME))
