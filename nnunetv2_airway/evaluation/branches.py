@@ -1,0 +1,125 @@
+"""What can be measured of each branch of an airway tree: length, diameter, end points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra, minimum_spanning_tree
+from scipy.spatial import KDTree
+
+from nnunetv2_airway.evaluation.tree import AirwayTree, touching_pairs
+
+Voxel = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch of a tree.
+
+    Args:
+        number: from 1, its label in ``AirwayTree.labels``.
+        generation: 0 for the trachea.
+        parent: its parent's number, 0 for the trachea.
+        length: of its centerline, in mm. Thinning stops short of a free end by up to the airway's radius.
+        diameter: mean, in mm: of the circle whose area is volume over length, where the volume of a centerline voxel is
+            that nearest to it, and voxels at free ends, with all that lies beyond them, do not count.
+        start: the centerline voxel (plane, row, column) where it begins, seen from the trachea.
+        end: the centerline voxel farthest from there along the airways.
+    """
+
+    number: int
+    generation: int
+    parent: int
+    length: float
+    diameter: float
+    start: Voxel
+    end: Voxel
+
+
+def measure_branches(tree: AirwayTree, spacing: Sequence[float]) -> list[Branch]:
+    """Measure every branch of a tree.
+
+    Args:
+        tree: as ``parse_tree`` returns it.
+        spacing: (z, y, x) in mm.
+
+    Returns:
+        One entry for each branch, by number. Where a centerline is nothing but ends, the diameter is that of a sphere
+        of the branch's volume.
+    """
+    if not tree.num_branches:
+        return []
+    lengths, diameters = _lengths_and_diameters(tree, spacing)
+    from_trachea = _distance_from_trachea(tree, spacing)
+    branches = []
+    for number, (length, diameter) in enumerate(zip(lengths, diameters, strict=True), start=1):
+        own = np.flatnonzero(tree.line_branch == number)
+        start, end = own[from_trachea[own].argmin()], own[from_trachea[own].argmax()]
+        generation, parent = int(tree.generations[number - 1]), int(tree.parents[number - 1])
+        ends = (tuple(tree.line[index].tolist()) for index in (start, end))
+        branches.append(Branch(number, generation, parent, float(length), float(diameter), *ends))
+    return branches
+
+
+def nearest_on_line(tree: AirwayTree, voxels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Find, for each of some voxels (N, 3), the nearest centerline voxel in mm, as its index in ``tree.line`` (N,)."""
+    # ratios, rounded, so that a spacing of another scale decides alike between voxels that are equally near
+    scale = np.round(np.asarray(spacing, float) / np.min(spacing), 6)
+    return KDTree(tree.line * scale).query(voxels * scale)[1]
+
+
+def line_lengths(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:
+    """Give each centerline voxel its share of the tree's length: half of each step to a neighbour.
+
+    The steps are those of the minimum spanning tree of the centerline, so that corners are not counted twice; a loop is
+    left open at one step.
+
+    Args:
+        tree: as ``parse_tree`` returns it.
+        spacing: (z, y, x) in mm.
+
+    Returns:
+        (M,) in mm, for ``tree.line``; the sum is the length of the whole centerline.
+    """
+    ends, steps = _steps(tree, spacing)
+    return np.bincount(ends, steps / 2, minlength=len(tree.line))
+
+
+def _steps(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for both ends of each step, the index of the centerline voxel and the step's length in mm."""
+    steps = minimum_spanning_tree(_line_graph(tree, spacing)).tocoo()
+    return np.concatenate((steps.row, steps.col)), np.concatenate((steps.data, steps.data))
+
+
+def _lengths_and_diameters(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    ends, steps = _steps(tree, spacing)
+    length = np.bincount(ends, steps / 2, minlength=len(tree.line))
+    inner = np.bincount(ends, minlength=len(tree.line)) > 1
+    volume = np.bincount(nearest_on_line(tree, tree.voxels, spacing), minlength=len(tree.line)) * np.prod(spacing)
+
+    def by_branch(values: np.ndarray) -> np.ndarray:
+        return np.bincount(tree.line_branch, values, minlength=tree.num_branches + 1)[1:]
+
+    inner_length, inner_volume = by_branch(length * inner), by_branch(volume * inner)
+    circle = 2 * np.sqrt(inner_volume / (np.pi * np.where(inner_length, inner_length, 1)))
+    sphere = np.cbrt(6 * by_branch(volume) / np.pi)
+    return by_branch(length), np.where(inner_length, circle, sphere)
+
+
+def _line_graph(tree: AirwayTree, spacing: Sequence[float]) -> csr_array:
+    """The centerline's voxels and, between those that touch, the distance in mm."""
+    pairs = touching_pairs(tree.line)
+    distance = np.linalg.norm((tree.line[pairs[:, 0]] - tree.line[pairs[:, 1]]) * np.asarray(spacing, float), axis=1)
+    return csr_array((distance, tuple(pairs.T)), shape=(len(tree.line),) * 2)
+
+
+def _distance_from_trachea(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:
+    """Distance along the centerline from the trachea's free end, in mm, (M,)."""
+    graph = _line_graph(tree, spacing)
+    in_trachea = tree.line_branch == np.flatnonzero(tree.generations == 0)[0] + 1
+    # the free end is the farthest from all other branches, or where there are none, from any voxel
+    others = np.flatnonzero(~in_trachea) if not in_trachea.all() else [0]
+    distance = dijkstra(graph, directed=False, indices=others, min_only=True)
+    free_end = np.where(in_trachea & np.isfinite(distance), distance, -1).argmax()
+    return dijkstra(graph, directed=False, indices=free_end)
