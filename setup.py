@@ -16,8 +16,16 @@ STARTUP_LINE = (
 )
 
 
-class BuildWithStartupFile(build_py):
-    """Place the start-up file beside the package in site-packages, in normal and in editable installs."""
+PACKAGE = Path("nnunetv2_airway")
+TEMPLATES = sorted(Path("results_templates", file.name) for file in (ROOT / "results_templates").iterdir())
+
+
+class Build(build_py):
+    """Also place the start-up file beside the package in site-packages, and the templates inside it.
+
+    An editable install reads the templates where they stand. Mapping them with ``package_dir`` would make setuptools
+    install a finder instead of a path, which costs each start of Python 8 ms.
+    """
 
     def run(self):
         super().run()
@@ -25,10 +33,18 @@ class BuildWithStartupFile(build_py):
         folder = self.get_finalized_command("install").install_lib if self.editable_mode else self.build_lib
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, STARTUP_FILE).write_text(STARTUP_LINE)
+        for file in [] if self.editable_mode else TEMPLATES:
+            target = Path(self.build_lib, PACKAGE, file)
+            self.mkpath(str(target.parent))
+            self.copy_file(str(ROOT / file), str(target))
+
+    def get_source_files(self):
+        return [*super().get_source_files(), *map(str, TEMPLATES)]
 
     def get_outputs(self, include_bytecode=True):
         outputs = super().get_outputs(include_bytecode)
-        return outputs if self.editable_mode else [*outputs, str(Path(self.build_lib, STARTUP_FILE))]
+        added = [] if self.editable_mode else [STARTUP_FILE, *(PACKAGE / file for file in TEMPLATES)]
+        return [*outputs, *(str(Path(self.build_lib, file)) for file in added)]
 
 
 setup(
@@ -48,7 +64,7 @@ setup(
     ],
     keywords=["airway segmentation", "chest CT", "nnU-Net", "WingsNet", "ATM22", "EXACT09"],
     python_requires=">=3.10",
-    package_dir={"": "."},  # lets an editable install be a path, not a finder that costs 8 ms at each start
+    package_dir={"": "."},  # lets an editable install be a path, see Build
     packages=find_packages(include=["nnunetv2_airway", "nnunetv2_airway.*"]),
     install_requires=[
         "nnunetv2>=2.8",
@@ -68,10 +84,12 @@ setup(
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_demo = nnunetv2_airway.cli.demo:main",
+            "nnUNetv2_airway_evaluate = nnunetv2_airway.cli.evaluate:main",
             "nnUNetv2_airway_phantom = nnunetv2_airway.cli.phantom:main",
             "nnUNetv2_airway_postprocess = nnunetv2_airway.cli.postprocess:main",
+            "nnUNetv2_airway_report = nnunetv2_airway.cli.report:main",
         ]
     },
-    cmdclass={"build_py": BuildWithStartupFile},
+    cmdclass={"build_py": Build},
     zip_safe=False,
 )

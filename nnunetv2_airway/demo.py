@@ -9,13 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
-from nnunetv2_airway.evaluation.metrics import centerline_recall, dice
-from nnunetv2_airway.evaluation.projections import write_projections
-from nnunetv2_airway.files import write_json
-
 DATASET = "Dataset599_AirwayPhantom"
 TRAINER = "nnUNetTrainerWingsLIB_demo"
 MODEL = f"{TRAINER}__nnUNetPlans__3d_fullres"
@@ -74,9 +67,13 @@ class Demo:
             "postprocessing",
             lambda: f"nnUNetv2_airway_postprocess -i {shlex.quote(str(predictions))} -o {shlex.quote(str(trees))}",
         )
-        print("\n6/6 evaluation (by this demo itself)")
-        self._evaluate(raw / "labelsTs", trees)
-        print(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. Everything is in {self.folder}")
+        print("\n6/6 evaluation")
+        evaluation = self.folder / "evaluation"
+        self._run(
+            f"nnUNetv2_airway_evaluate -ref {shlex.quote(str(raw / 'labelsTs'))} -pred {shlex.quote(str(trees))} "
+            f"-o {shlex.quote(str(evaluation))}"
+        )
+        print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Look at {evaluation / 'cases'}/*.png")
 
     def _training_command(self) -> str:
         fold = Path(self.variables["nnUNet_results"], DATASET, MODEL, "fold_0")
@@ -89,7 +86,10 @@ class Demo:
         if done.exists():
             print("already done")
             return
-        line = command()
+        self._run(command())
+        done.touch()
+
+    def _run(self, line: str) -> None:
         print(f"$ {line}", flush=True)
         program, *arguments = shlex.split(line)
         environment = {**os.environ, **self.variables}
@@ -99,30 +99,6 @@ class Demo:
                 f"the step above ended with exit code {code}: {line}\nSee its messages; once mended, the same demo "
                 f"command goes on from here."
             )
-        done.touch()
-
-    def _evaluate(self, references: Path, predictions: Path) -> None:
-        scores = {}
-        for file in sorted(references.glob("*.nii.gz")):
-            image = sitk.ReadImage(str(file))
-            reference = sitk.GetArrayFromImage(image)
-            prediction = sitk.GetArrayFromImage(sitk.ReadImage(str(predictions / file.name)))
-            case = file.name.removesuffix(".nii.gz")
-            score = {"Dice": dice(prediction, reference), "centerline recall": centerline_recall(prediction, reference)}
-            scores[case] = score
-            line = ", ".join(f"{name} {value:.3f}" for name, value in score.items())
-            picture = self.folder / f"{case}.png"
-            write_projections(picture, prediction, reference, image.GetSpacing()[::-1], title=f"{case}: {line}")
-            print(f"{case}: {line}; picture: {picture}")
-        mean = {
-            name: float(np.mean([score[name] for score in scores.values()])) for name in ("Dice", "centerline recall")
-        }
-        print("mean: " + ", ".join(f"{name} {value:.3f}" for name, value in mean.items()))
-        print(
-            "Dice weighs voxels, so trachea and main bronchi decide it. Centerline recall weighs length: the share of "
-            "the reference's centerline inside the prediction, small bronchi included."
-        )
-        write_json(self.folder / "scores.json", {"cases": scores, "mean": mean})
 
 
 def _find(program: str) -> str:

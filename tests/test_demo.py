@@ -1,12 +1,8 @@
-import json
 import shlex
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from nnunetv2_airway import demo
 from nnunetv2_airway.demo import DATASET, MODEL, Demo
@@ -17,11 +13,12 @@ STEPS = [
     "nnUNetv2_train",
     "nnUNetv2_predict",
     "nnUNetv2_airway_postprocess",
+    "nnUNetv2_airway_evaluate",
 ]
 
 
 class Commands:
-    """Stands in for the real commands: notes them, and copies the labels as the predictions."""
+    """Stands in for the real commands: notes them."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -32,16 +29,6 @@ class Commands:
         name = Path(line[0]).name
         self.lines.append([name, *line[1:]])
         assert env["nnUNet_results"] == str(self.folder / "nnUNet_results")
-        labels = self.folder / "nnUNet_raw" / DATASET / "labelsTs"
-        if name == STEPS[0] and name != self.fail:
-            labels.mkdir(parents=True)
-            mask = np.zeros((30, 20, 24), np.uint8)
-            mask[4:26, 8:11, 9:12] = 1
-            image = sitk.GetImageFromArray(mask)
-            image.SetSpacing((1.0, 1.5, 2.0))
-            sitk.WriteImage(image, str(labels / "phantom_008.nii.gz"))
-        if name == STEPS[-1] and name != self.fail:
-            shutil.copytree(labels, line[line.index("-o") + 1])
         return SimpleNamespace(returncode=3 if name == self.fail else 0)
 
     @property
@@ -57,22 +44,23 @@ def commands(tmp_path, monkeypatch):
     return commands
 
 
-def test_every_command_is_printed_as_one_would_type_it_and_scores_and_picture_follow(commands, capsys):
+def test_every_command_is_printed_as_one_would_type_it_and_the_pictures_are_named(commands, capsys):
     Demo(commands.folder, "cpu").run()
     assert commands.names == STEPS
     printed = capsys.readouterr().out
     typed = [shlex.split(line[2:]) for line in printed.splitlines() if line.startswith("$ ")]
     assert typed == commands.lines
     assert f"export nnUNet_raw='{commands.folder}/nnUNet_raw'" in printed
-    assert "mean: Dice 1.000, centerline recall 1.000" in printed
-    assert json.loads((commands.folder / "scores.json").read_text())["mean"] == {"Dice": 1, "centerline recall": 1}
-    assert (commands.folder / "phantom_008.png").stat().st_size > 1000
+    evaluation, postprocessing = commands.lines[-1], commands.lines[-2]
+    assert evaluation[evaluation.index("-ref") + 1] == str(commands.folder / "nnUNet_raw" / DATASET / "labelsTs")
+    assert evaluation[evaluation.index("-pred") + 1] == postprocessing[postprocessing.index("-o") + 1]
+    assert f"{evaluation[evaluation.index('-o') + 1]}/cases/*.png" in printed
 
 
-def test_a_finished_demo_runs_no_command_again(commands):
+def test_a_finished_demo_only_shows_its_figures_again(commands):
     Demo(commands.folder, "cpu").run()
     Demo(commands.folder, "cpu").run()
-    assert commands.names == STEPS
+    assert commands.names == [*STEPS, STEPS[-1]]
 
 
 @pytest.mark.parametrize("step", STEPS)

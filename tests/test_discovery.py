@@ -31,7 +31,8 @@ def wheel(request, tmp_path_factory) -> tuple[str, Path, Path]:
     """A wheel built from a copy of the sources: (mode, sources, wheel)."""
     folder = tmp_path_factory.mktemp(request.param)
     source = folder / "source"
-    shutil.copytree(ROOT / "nnunetv2_airway", source / "nnunetv2_airway")
+    for name in ("nnunetv2_airway", "results_templates"):
+        shutil.copytree(ROOT / name, source / name)
     for name in ("setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     build = f"import setuptools.build_meta as b; b.build_{request.param}({str(folder)!r})"
@@ -56,9 +57,11 @@ def test_an_installed_wheel_registers_at_start_up_and_leaves_no_trace(wheel, tmp
     mode, source, file = wheel
     with zipfile.ZipFile(file) as archive:
         archive.extractall(tmp_path)
-        record = next(name for name in archive.namelist() if name.endswith("RECORD"))
-        assert "nnunetv2_airway.pth," in archive.read(record).decode()  # so that pip uninstall removes it
+        record = archive.read(next(name for name in archive.namelist() if name.endswith("RECORD"))).decode()
+    assert "nnunetv2_airway.pth," in record  # so that pip uninstall removes it
     package = (source if mode == "editable" else tmp_path) / "nnunetv2_airway"
+    assert ("nnunetv2_airway/results_templates/ATM22.md," in record) == (mode == "wheel")
+    assert len(list((package / "results_templates").glob("ATM22.*"))) == (3 if mode == "wheel" else 0)
     assert start_python(tmp_path) == str(package / "nnunet_ext")
     mine = f"/mine{os.pathsep}/ours"
     variables = {discovery.VARIABLE: mine}

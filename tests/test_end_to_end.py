@@ -120,7 +120,8 @@ def test_prediction_is_in_the_geometry_of_the_ct(predicted, workspace):
 def test_postprocessing_by_our_command_and_by_nnunets(predicted, run, workspace):
     # a trained network would predict a tree; here one is put in its place, with an island and a hole
     file = predicted / "phantom_005.nii.gz"
-    image = sitk.ReadImage(str(workspace / "nnUNet_raw" / DATASET / "labelsTs" / file.name))
+    labels = workspace / "nnUNet_raw" / DATASET / "labelsTs"
+    image = sitk.ReadImage(str(labels / file.name))
     tree = sitk.GetArrayFromImage(image)
     expected = tree.copy()
     inside = np.argwhere(expected[1:-1, 1:-1, 1:-1])[0] + 1
@@ -137,6 +138,10 @@ def test_postprocessing_by_our_command_and_by_nnunets(predicted, run, workspace)
     assert "removed 1 voxels in smaller pieces, filled 1" in output
     assert len(pickle.loads(pkl.read_bytes())) == 2
     run("nnUNetv2_apply_postprocessing", "-i", predicted, "-o", workspace / "stock", "-pp_pkl_file", pkl, "-np", "1")
+    # what the two did is the same tree, which our evaluation compares with the label
+    run("nnUNetv2_airway_evaluate", "-ref", labels, "-pred", workspace / "ours", "-o", workspace / "evaluation")
+    metrics = json.loads((workspace / "evaluation" / "summary.json").read_text())["metric_per_case"][0]["metrics"]
+    assert metrics["tree_length_detected"] == 100 and metrics["dice"] > 99.5
     for folder in ("ours", "stock"):
         result = sitk.GetArrayFromImage(sitk.ReadImage(str(workspace / folder / file.name)))
         assert np.array_equal(result, expected), folder

@@ -1,39 +1,209 @@
-"""Figures of one prediction against its reference."""
+"""Figures of one prediction against its reference.
+
+Sources: ATM'22 is the challenge's official evaluation (Zhang et al., Medical Image Analysis 90, 2023, 102957), with
+which the figures agree digit for digit; EXACT'09 is Lo et al., IEEE TMI 31(11), 2012; the classes of airway diameter
+are those of Zheng et al., IEEE TMI 40(9), 2021, figure 6.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
-from nnunetv2_airway.maps.centerline import centerline
+from nnunetv2_airway.evaluation.branches import Branch, line_lengths, measure_branches, nearest_on_line
+from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
+from nnunetv2_airway.maps.components import count_components
+
+DETECTED = 0.8
+"""Share of a branch's centerline that has to lie in the prediction (ATM'22)."""
+EXACT_LENGTH = 1.0
+"""Length of a branch's centerline in mm that has to lie in the prediction (EXACT'09)."""
+DIAMETERS = {"0-2": (0, 2), "2-4": (2, 4), "4-8": (4, 8), ">8": (8, np.inf)}
+"""Classes of airway diameter in mm; the upper limit belongs to the class (Zheng 2021, figure 6)."""
 
 
-def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Dice of two masks (Z, Y, X), airway where > 0: 2 |P and R| / (|P| + |R|), 1 where both are empty.
+@dataclass(frozen=True)
+class Comparison:
+    """A prediction counted branch by branch of its reference; arrays are (B,), branch k at index k - 1.
 
-    Raises:
-        ValueError: the shapes differ.
+    A voxel outside the reference belongs to the branch whose centerline is nearest in mm.
+
+    Args:
+        branches: of the reference.
+        line: voxels of each branch's centerline.
+        line_found: those of them in the prediction.
+        length_found: their length in mm.
+        voxels: of each branch.
+        voxels_found: those of them in the prediction.
+        voxels_false: of the prediction, outside the reference; (B,), or (1,) where the reference is empty.
+        leaks: number of leaks.
+        components: connected components of the prediction.
+        volume: voxels of the whole image.
+        voxel_volume: in mm3.
     """
-    prediction, reference = _masks(prediction, reference)
-    total = int(prediction.sum()) + int(reference.sum())
-    return 2 * int((prediction & reference).sum()) / total if total else 1.0
+
+    branches: list[Branch]
+    line: np.ndarray
+    line_found: np.ndarray
+    length_found: np.ndarray
+    voxels: np.ndarray
+    voxels_found: np.ndarray
+    voxels_false: np.ndarray
+    leaks: int
+    components: int
+    volume: int
+    voxel_volume: float
+
+    @property
+    def detected(self) -> np.ndarray:
+        """Which branches are detected (B,) bool: at least 80 % of their centerline voxels (ATM'22)."""
+        return self.line_found / self.line >= DETECTED
+
+    def figures(self) -> dict:
+        """Compute all figures, by the names and definitions of ``evaluate_case``."""
+        generation = np.array([branch.generation for branch in self.branches], int)
+        diameter = np.array([branch.diameter for branch in self.branches])
+        background = self.volume - self.voxels.sum()
+        return {
+            **self._figures(np.full(len(self.branches), True)),
+            "specificity": 100 - _percent(self.voxels_false.sum(), background),
+            "connected_components": self.components,
+            "without_trachea": self._figures(generation > 0),
+            "by_diameter": {
+                name: self._figures((low < diameter) & (diameter <= high)) for name, (low, high) in DIAMETERS.items()
+            },
+            "by_generation": {
+                str(number): self._figures(generation == number) for number in range(generation.max(initial=-1) + 1)
+            },
+            "exact09": self._exact_figures(generation),
+        }
+
+    def _figures(self, chosen: np.ndarray) -> dict:
+        false = self.voxels_false[chosen] if self.branches else self.voxels_false
+        found, false, voxels = self.voxels_found[chosen].sum(), false.sum(), self.voxels[chosen].sum()
+        return {
+            "tree_length_detected": _percent(self.line_found[chosen].sum(), self.line[chosen].sum()),
+            "branches": int(chosen.sum()),
+            "branches_detected": int(self.detected[chosen].sum()),
+            "branch_detected": _percent(self.detected[chosen].sum(), chosen.sum()),
+            "dice": _percent(2 * found, found + false + voxels),
+            "precision": _percent(found, found + false) if found + false or not voxels else 0.0,
+            "sensitivity": _percent(found, voxels),
+        }
+
+    def _exact_figures(self, generation: np.ndarray) -> dict:
+        airways, leaky = generation > 0, generation > 1
+        length = np.array([branch.length for branch in self.branches])
+        count = int((self.length_found[airways] > EXACT_LENGTH).sum())
+        false = (self.voxels_false[leaky] if self.branches else self.voxels_false).sum()
+        rate = _percent(false, false + self.voxels_found[leaky].sum())
+        return {
+            "branch_count": count,
+            "branch_detected": _percent(count, airways.sum()),
+            "tree_length_cm": float(self.length_found[airways].sum() / 10),
+            "tree_length_detected": _percent(self.length_found[airways].sum(), length[airways].sum()),
+            "leakage_count": self.leaks,
+            "leakage_volume_mm3": float(false * self.voxel_volume),
+            "false_positive_rate": rate,
+            "precision": 100 - rate,
+        }
 
 
-def centerline_recall(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Share of the reference's centerline voxels that lie inside the prediction, nan for an empty reference.
+def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing: Sequence[float]) -> dict:
+    """Compute all figures of a prediction.
+
+    The reference is reduced to its largest 6-connected component with holes filled, the prediction taken as it is
+    (ATM'22). A figure is nan where it would divide by nothing; only the precision of an empty prediction is 0, so that
+    it cannot raise a mean (the official code gives 100).
 
     Args:
         prediction: (Z, Y, X), airway where > 0.
-        reference: same shape.
+        reference: same shape, or the tree that ``parse_tree`` made of it.
+        spacing: (z, y, x) in mm.
+
+    Returns:
+        Figures by name, percent where nothing else is said.
+
+        - ``tree_length_detected``: centerline voxels of the reference that lie in the prediction (ATM'22).
+        - ``branches``, ``branches_detected``: number of branches, and of those with at least 80 % of their centerline
+          voxels in the prediction; ``branch_detected``: the latter over the former (ATM'22).
+        - ``dice``: 2 TP / (2 TP + FP + FN) over voxels; ``precision``: TP / (TP + FP); ``sensitivity``: TP / (TP + FN);
+          ``specificity``: TN / (TN + FP) over the whole image (ATM'22).
+        - ``connected_components``: number of 26-connected components of the prediction; a tree is one.
+        - ``without_trachea``: the first seven without the trachea, generation 0. A predicted voxel outside the
+          reference counts for the branch whose centerline is nearest, here and in the groups below.
+        - ``by_diameter``: the same for branches with a mean diameter of 0-2, 2-4, 4-8 and > 8 mm (Zheng 2021, fig. 6).
+        - ``by_generation``: the same for each generation.
+        - ``exact09``: the figures of EXACT'09. All leave out the trachea; those of leakage also the main bronchi, here
+          every branch of generation 1. In EXACT'09 people judged each branch, here the reference does.
+
+          - ``branch_count``: branches with more than 1 mm of centerline in the prediction; ``branch_detected``: their
+            share.
+          - ``tree_length_cm``: centerline in the prediction, in cm; ``tree_length_detected``: its share.
+          - ``leakage_count``: 26-connected groups of predicted voxels that touch no voxel of the reference, not even
+            at a corner: a wall drawn one voxel too far out is no leak.
+          - ``leakage_volume_mm3``: volume of all predicted voxels outside the reference.
+          - ``false_positive_rate``: their share of the predicted voxels; ``precision``: 100 minus that.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or the spacing is not three positive numbers.
     """
-    prediction, reference = _masks(prediction, reference)
-    line = centerline(reference)
-    return float(prediction[line].mean()) if line.any() else float("nan")
+    return compare(prediction, reference, spacing).figures()
 
 
-def _masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if prediction.shape != reference.shape:
+def compare(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing: Sequence[float]) -> Comparison:
+    """Count a prediction branch by branch; arguments and errors are those of ``evaluate_case``."""
+    spacing = np.asarray(spacing, float)
+    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise ValueError(f"a spacing of three positive numbers in mm (z, y, x) is needed, got {spacing.tolist()}")
+    prediction = np.asarray(prediction) > 0
+    if prediction.shape != tuple(reference.shape):
         raise ValueError(
-            f"prediction and reference must have the same shape, got {prediction.shape} and {reference.shape}"
+            f"prediction and reference must have the same shape, got {prediction.shape} and {tuple(reference.shape)}"
         )
-    return prediction > 0, reference > 0
+    tree = reference if isinstance(reference, AirwayTree) else parse_tree(reference)
+
+    line_found = prediction[tuple(tree.line.T)]
+    outside = prediction.copy()
+    outside[tuple(tree.voxels.T)] = False
+    false = np.argwhere(outside)
+    if tree.num_branches:
+        nearest = tree.line_branch[nearest_on_line(tree, false, spacing)]
+        in_leaky_part = tree.generations[nearest - 1] > 1
+    else:
+        nearest, in_leaky_part = np.ones(len(false), int), np.ones(len(false), bool)
+    leak = np.zeros_like(prediction)
+    leak[tuple(false[in_leaky_part & ~_beside(tree, false)].T)] = True
+
+    def count(branch: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(branch, weights, minlength=tree.num_branches + 1)[1:]
+
+    return Comparison(
+        branches=measure_branches(tree, spacing),
+        line=count(tree.line_branch),
+        line_found=count(tree.line_branch[line_found]),
+        length_found=count(tree.line_branch, line_lengths(tree, spacing) * line_found),
+        voxels=count(tree.voxel_branch),
+        voxels_found=count(tree.voxel_branch[prediction[tuple(tree.voxels.T)]]),
+        voxels_false=count(nearest),
+        leaks=count_components(leak),
+        components=count_components(prediction),
+        volume=prediction.size,
+        voxel_volume=float(spacing.prod()),
+    )
+
+
+def _beside(tree: AirwayTree, voxels: np.ndarray) -> np.ndarray:
+    """Tell which voxels (N, 3) share a face, an edge or a corner with the airway."""
+    airway = np.zeros(tree.shape, bool)
+    airway[tuple(tree.voxels.T)] = True
+    last = np.array(tree.shape) - 1
+    found = np.zeros(len(voxels), bool)
+    for offset in product((-1, 0, 1), repeat=3):
+        found |= airway[tuple(np.clip(voxels + offset, 0, last).T)]
+    return found
+
+
+def _percent(part: float, whole: float) -> float:
+    return float(100 * part / whole) if whole else float("nan")

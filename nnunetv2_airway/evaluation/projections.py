@@ -1,8 +1,10 @@
 """One picture per case: three projections of the tree, found in grey, missed in red, false in green."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy import ndimage
@@ -12,6 +14,9 @@ from nnunetv2_airway.files import atomic_path
 FOUND, MISSED, FALSE = (0.62, 0.62, 0.62), (0.85, 0.10, 0.10), (0.05, 0.60, 0.20)
 MARGIN = 5.0
 """White around the tree, in mm."""
+WIDTH = 18.0
+"""Of the picture, in inches."""
+HALO = (patheffects.withStroke(linewidth=1.2, foreground="white"),)
 VIEWS = (("coronal", 1), ("sagittal", 2), ("axial", 0))
 
 
@@ -36,23 +41,30 @@ def project(prediction: np.ndarray, reference: np.ndarray, axis: int) -> np.ndar
 
 
 def write_projections(
-    file: Path, prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, float, float], *, title: str
+    file: Path,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: tuple[float, float, float],
+    *,
+    title: str,
+    marks: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """Write coronal, sagittal and axial projections of the tree's box as a PNG, to scale, head up.
 
     Args:
         file: the PNG.
-        prediction: (Z, Y, X), airway where > 0.
+        prediction: (Z, Y, X), airway where > 0; planes from feet to head, rows from front to back.
         reference: same shape.
         spacing: (z, y, x) in mm.
         title: line above the picture.
+        marks: words to write at voxels (plane, row, column).
     """
     low, high = _box((prediction > 0) | (reference > 0), np.ceil(MARGIN / np.array(spacing)).astype(int))
     crop = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     edges = [(a * step, b * step) for a, b, step in zip(low, high, spacing, strict=True)]
     height, breadth, width = (b - a for a, b in edges)
     tallest = max(height, breadth)  # of all panels, so that a millimetre is the same in each
-    figure = Figure(figsize=(13, 13 * tallest / (2 * width + breadth) + 0.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, WIDTH * tallest / (2 * width + breadth) + 0.7), layout="constrained")
     panels = figure.subplots(1, 3, width_ratios=(width, breadth, width))
     for panel, (name, axis) in zip(panels, VIEWS, strict=True):
         rows, columns = (edges[other] for other in range(3) if other != axis)
@@ -62,12 +74,15 @@ def write_projections(
             image, extent=(*columns, *rows[::up]), origin="lower" if up == 1 else "upper", interpolation="nearest"
         )
         middle = sum(rows) / 2
+        for word, place in (marks or {}).items():
+            row, column = ((place[other] + 0.5) * spacing[other] for other in range(3) if other != axis)
+            panel.text(column, row, word, fontsize=5.5, ha="center", va="center", path_effects=HALO)
         panel.set(title=name, xlabel="mm", ylabel="mm", ylim=(middle - up * tallest / 2, middle + up * tallest / 2))
     figure.suptitle(title)
     handles = [Patch(color=c, label=n) for c, n in ((FOUND, "found"), (MISSED, "missed"), (FALSE, "false"))]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     with atomic_path(file) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=130)
 
 
 def _box(mask: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

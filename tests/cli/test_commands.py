@@ -1,9 +1,14 @@
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from nnunetv2_airway.cli import demo, phantom, postprocess
+from nnunetv2_airway.cli import demo, evaluate, phantom, postprocess, report
 
 
-@pytest.mark.parametrize("module", [demo, phantom, postprocess])
+@pytest.mark.parametrize("module", [demo, evaluate, phantom, postprocess, report])
 def test_help_needs_nothing(module, capsys):
     with pytest.raises(SystemExit) as end:
         module.main(["-h"])
@@ -31,6 +36,47 @@ def test_postprocess_needs_both_folders_or_a_pkl(tmp_path, capsys):
             postprocess.main(arguments)
         assert end.value.code == 2
     assert "give -i and -o, or --pkl" in capsys.readouterr().err
+
+
+def evaluation(folder: Path, reference: dict[str, int], prediction: dict[str, int]) -> list[object]:
+    """The command for two folders of tubes, given the length of each case's."""
+    for name, lengths in (("ref", reference), ("pred", prediction)):
+        (folder / name).mkdir()
+        for case, length in lengths.items():
+            mask = np.zeros((30, 9, 11), np.uint8)
+            mask[:length, 3:6, 4:7] = 1
+            sitk.WriteImage(sitk.GetImageFromArray(mask), str(folder / name / f"{case}.nii.gz"))
+    return ["nnUNetv2_airway_evaluate", "-ref", folder / "ref", "-pred", folder / "pred"]
+
+
+def test_evaluate_then_report(command, tmp_path):
+    line = evaluation(tmp_path, {"a": 30, "b": 30}, {"a": 30, "b": 15, "c": 30})
+    result = command(*line, workspace=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"\na +100\.00 +100\.00", result.stdout)
+    assert "c: WARNING: no reference for this prediction" in result.stdout
+    folder = tmp_path / "pred" / "evaluation"
+    assert (folder / "summary.json").is_file() and str(folder / "cases") in result.stdout
+
+    table = command("nnUNetv2_airway_report", "-i", folder, workspace=tmp_path).stdout.splitlines()
+    assert table[0].startswith("# ATM'22") and table[-1].startswith("| pred | ")
+    file = tmp_path / "table.tex"
+    result = command("nnUNetv2_airway_report", "-i", folder, "-t", "BAS", "-n", "mine", "-o", file, workspace=tmp_path)
+    assert "mine (2 cases)" in result.stdout and "    mine & " in file.read_text()
+
+
+def test_evaluate_tells_by_its_exit_code_that_cases_are_missing(command, tmp_path):
+    line = evaluation(tmp_path, {"a": 30, "b": 30}, {"a": 0})
+    result = command(*line, "-np", "1", workspace=tmp_path)
+    assert result.returncode == 1 and "--chill" in result.stderr and "Traceback" not in result.stderr
+    assert "b: WARNING: no prediction for this reference" in result.stdout
+    assert "a: WARNING: the prediction is empty" in result.stdout
+    assert command(*line, "--chill", workspace=tmp_path).returncode == 0
+    (tmp_path / "ref" / "b.nii.gz").unlink()
+    (tmp_path / "pred" / "a.nii.gz").write_text("broken")
+    result = command(*line, workspace=tmp_path)
+    assert result.returncode == 1 and "a: FAILED: cannot read" in result.stdout
+    assert "1 case could not be evaluated" in result.stderr
 
 
 def test_what_a_user_can_mend_ends_in_one_line(command, tmp_path):

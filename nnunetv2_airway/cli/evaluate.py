@@ -1,0 +1,80 @@
+"""``nnUNetv2_airway_evaluate``: figures and pictures of a folder of predictions."""
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_airway.cli.common import positive, run
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_airway_evaluate",
+        description="Evaluate predicted airway trees as the ATM'22 challenge does (tree length detected, branch "
+        "detected, Dice, precision), and beyond it: EXACT'09's figures, per airway diameter, generation and branch. "
+        "Interrupted, the same command goes on where it stopped.",
+    )
+    parser.add_argument("-ref", type=Path, required=True, metavar="FOLDER", help="airway masks to compare with")
+    parser.add_argument("-pred", type=Path, required=True, metavar="FOLDER", help="segmentations of the same names")
+    parser.add_argument(
+        "-o",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write summary.json, cases.csv, branches.csv, and a picture and a record of each case in cases/ "
+        "(default: evaluation, in the folder of the predictions)",
+    )
+    parser.add_argument("-np", type=positive, default=2, metavar="N", help="cases worked on at once (default: 2)")
+    parser.add_argument(
+        "-l",
+        type=int,
+        nargs="+",
+        metavar="LABEL",
+        help="the labels that are airway (default: the only one besides 0)",
+    )
+    parser.add_argument(
+        "--chill", action="store_true", help="a reference without a prediction is listed, but is no failure"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    args = build_parser().parse_args(arguments)
+    run(lambda: _evaluate(args))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    # late, so that -h answers at once
+    from nnunetv2_airway.evaluation.folder import evaluate_folder
+    from nnunetv2_airway.evaluation.summary import table
+
+    output = args.o or args.pred / "evaluation"
+    evaluation = evaluate_folder(args.ref, args.pred, output, airway=args.l, processes=args.np)
+    if evaluation.cases:
+        print(table(evaluation))
+        print(
+            "\nlength: share of the reference's centerline that lies in the prediction; branches: share of its branches"
+            "\nof which 80 % of the centerline does; leakage: what is predicted outside the reference, without trachea"
+            "\nand main bronchi; pieces: connected components of the prediction."
+        )
+    empty = [case for case, record in evaluation.cases.items() if not record["metrics"]["connected_components"]]
+    for words, cases in (
+        ("the prediction is empty", empty),
+        ("no prediction for this reference", evaluation.missing),
+        ("no reference for this prediction", evaluation.extra),
+    ):
+        for case in cases:
+            print(f"{case}: WARNING: {words}")
+    for case, error in evaluation.failed.items():
+        print(f"{case}: FAILED: {error}")
+    print(f"Results are in {output}, pictures in {output / 'cases'}, the references' trees in {evaluation.trees}")
+    failed = len(evaluation.failed)
+    if failed:
+        raise ValueError(
+            f"{failed} case{'s' * (failed > 1)} could not be evaluated; the figures are those of the others"
+        )
+    if evaluation.missing and not args.chill:
+        raise ValueError(
+            f"references without a prediction: {len(evaluation.missing)}; the figures are those of the others, which "
+            f"--chill accepts"
+        )

@@ -1,0 +1,150 @@
+"""Tables of published figures with rows of one's own: templates filled from evaluations.
+
+A template is any Markdown, CSV or LaTeX file. Its line with ``{{name}}`` is repeated for each model. Other words in
+double braces are ``{{cases}}``, the number of cases, and figures of ``summary.json`` by their path, such as
+``{{mean.dice:.1f}}`` or ``{{std.by_diameter.0-2.dice:.2f}}``, with Python's format after the colon.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nnunetv2_airway
+from nnunetv2_airway.evaluation.summary import flatten, summarise
+
+LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+FORMATS = {
+    ".md": lambda text: text.replace("|", r"\|"),
+    ".csv": lambda text: '"' + text.replace('"', '""') + '"' if re.search('[",]', text) else text,
+    ".tex": lambda text: re.sub("[&%$#_{}~^\\\\]", lambda match: LATEX.get(match[0], f"\\{match[0]}"), text),
+}
+"""The endings of templates, and how a name is written so that it does not break the table."""
+NAME = "{{name}}"
+PLACEHOLDER = re.compile(r"\{\{([^{}:]+)(?::([^{}]*))?\}\}")
+UNDEFINED = "-"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row to be: a model's name, the figures of all its cases, and what its evaluations left out.
+
+    Args:
+        name: as it shall stand in the table.
+        metrics: the figures of each case.
+        left_out: cases without a prediction and cases that failed.
+    """
+
+    name: str
+    metrics: list[dict]
+    left_out: list[str]
+
+
+def read_models(evaluations: Sequence[Path], names: Sequence[str] | None = None) -> list[Model]:
+    """Read evaluations; those of one name, such as the folds of a cross-validation, become one model.
+
+    Args:
+        evaluations: folders that ``nnUNetv2_airway_evaluate`` wrote, or their ``summary.json``.
+        names: one for each; by default the folder's, or where that is "evaluation", its parent's.
+
+    Raises:
+        ValueError: an evaluation cannot be read or has no case, names do not fit, or default names are alike.
+    """
+    if names is None:
+        names = [_default_name(folder) for folder in evaluations]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"the evaluations' folders have the same name ({', '.join(names)}): name the models with -n; those of "
+                f"one name are pooled"
+            )
+    if len(names) != len(evaluations):
+        raise ValueError(f"one name for each evaluation is needed, got {len(names)} for {len(evaluations)}")
+    models = {name: Model(name, [], []) for name in names}
+    for name, folder in zip(names, evaluations, strict=True):
+        summary = _read_summary(folder)
+        models[name].metrics.extend(case["metrics"] for case in summary["metric_per_case"])
+        models[name].left_out.extend([*summary["missing"], *summary["failed"]])
+    return list(models.values())
+
+
+def fill(template: str, models: Sequence[Model], ending: str) -> str:
+    """Fill a template.
+
+    Args:
+        template: its text.
+        models: one row each, in this order.
+        ending: of the template's file, a key of ``FORMATS``.
+
+    Raises:
+        ValueError: it has no line with ``{{name}}``, or a word in braces that is no figure.
+    """
+    lines = template.splitlines(keepends=True)
+    if not any(NAME in line for line in lines):
+        raise ValueError(f"the template has no line with {NAME}, the row to be filled")
+    rows = [_values(model, ending) for model in models]
+    return "".join(_fill_line(line, row) for line in lines for row in (rows if NAME in line else [{}]))
+
+
+def find_template(name: str, ending: str) -> Path:
+    """Find a template of ours by name, or one of the user's by path.
+
+    Raises:
+        ValueError: there is none, or it has another ending.
+    """
+    if ending not in FORMATS:
+        raise ValueError(f"a table is written as {', '.join(FORMATS)}, not as {ending or 'a file without ending'}")
+    file = Path(name) if Path(name).suffix in FORMATS else _folder() / f"{name}{ending}"
+    if not file.is_file():
+        raise ValueError(f"no template {file}; there are {', '.join(template_names())}, or give the path of your own")
+    if file.suffix != ending:
+        raise ValueError(f"the template {file} fills {file.suffix} files, not {ending}")
+    return file
+
+
+def template_names() -> list[str]:
+    """List the templates that come with the package."""
+    return sorted({file.stem for file in _folder().iterdir() if file.suffix in FORMATS})
+
+
+def _folder() -> Path:
+    """The templates: inside the package when it is installed, beside it in a checkout."""
+    package = Path(nnunetv2_airway.__file__).parent
+    installed = package / "results_templates"
+    return installed if installed.is_dir() else package.parent / "results_templates"
+
+
+def _default_name(evaluation: Path) -> str:
+    folder = evaluation.resolve()
+    folder = folder.parent if folder.is_file() else folder
+    return folder.parent.name if folder.name == "evaluation" else folder.name
+
+
+def _read_summary(evaluation: Path) -> dict:
+    file = evaluation / "summary.json" if evaluation.is_dir() else evaluation
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        complete = summary["metric_per_case"] and {"missing", "failed"} <= summary.keys()
+        complete = complete and all("tree_length_detected" in case["metrics"] for case in summary["metric_per_case"])
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}; run nnUNetv2_airway_evaluate first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not a summary of nnUNetv2_airway_evaluate") from error
+    if not complete:
+        raise ValueError(f"{file} holds no case of nnUNetv2_airway_evaluate")
+    return summary
+
+
+def _values(model: Model, ending: str) -> dict[str, str | float | None]:
+    name = FORMATS[ending](model.name)
+    return {"name": name, "cases": len(model.metrics), **dict(flatten(summarise(model.metrics)))}
+
+
+def _fill_line(line: str, values: dict[str, str | float | None]) -> str:
+    def text(match: re.Match) -> str:
+        name, form = match.groups()
+        if name not in values:
+            raise ValueError(f"the template asks for {{{{{name}}}}}, which the evaluation does not have")
+        return UNDEFINED if values[name] is None else format(values[name], form or "")
+
+    return PLACEHOLDER.sub(text, line) if values else line

@@ -1,0 +1,130 @@
+"""The figures of all cases together: JSON, CSV, and a table to read."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunetv2_airway.files import write_csv, write_json
+
+if TYPE_CHECKING:
+    from nnunetv2_airway.evaluation.folder import Evaluation
+
+COLUMNS = {
+    "length %": "tree_length_detected",
+    "branches %": "branch_detected",
+    "Dice %": "dice",
+    "precision %": "precision",
+    "sensitivity %": "sensitivity",
+    "leakage mm3": "exact09.leakage_volume_mm3",
+    "pieces": "connected_components",
+}
+"""Of the table in the terminal; all figures are in the files."""
+GROUP_COLUMNS = {
+    "branches": "branches",
+    "detected": "branches_detected",
+    "length %": "tree_length_detected",
+    "branches %": "branch_detected",
+    "Dice %": "dice",
+    "precision %": "precision",
+}
+
+
+def write_summary(output: Path, evaluation: Evaluation) -> None:
+    """Write ``summary.json``, ``cases.csv`` and ``branches.csv``.
+
+    The summary holds, as nnU-Net's, ``metric_per_case`` and ``mean``, and beside them ``std`` (of a sample, with n - 1)
+    and ``median``, each over the cases where the figure is defined, and the names of ``missing``, ``extra`` and
+    ``failed`` cases. What is not defined is null.
+    """
+    metrics = [record["metrics"] for record in evaluation.cases.values()]
+    per_case = [
+        {"case": case, **{name: record[name] for name in ("reference_file", "prediction_file", "metrics")}}
+        for case, record in evaluation.cases.items()
+    ]
+    write_json(
+        output / "summary.json",
+        {
+            "metric_per_case": per_case,
+            **summarise(metrics),
+            "missing": evaluation.missing,
+            "extra": evaluation.extra,
+            "failed": evaluation.failed,
+        },
+    )
+    columns = [name for name, _ in flatten(_combine(metrics, len))]
+    rows = []
+    for case, record in evaluation.cases.items():
+        flat = dict(flatten(record["metrics"]))
+        rows.append([case, *(flat.get(name) for name in columns)])
+    write_csv(output / "cases.csv", ["case", *columns], rows)
+    ends = [f"{end}_{axis}" for end in ("start", "end") for axis in "zyx"]
+    write_csv(
+        output / "branches.csv",
+        ["case", "branch", "generation", "parent", "length_mm", "diameter_mm", *ends, "found_percent", "detected"],
+        [
+            [case, *(branch[name] for name in ("number", "generation", "parent", "length", "diameter")),
+             *branch["start"], *branch["end"], branch["found"], int(branch["detected"])]
+            for case, record in evaluation.cases.items()
+            for branch in record["branches"]
+        ],
+    )  # fmt: skip
+
+
+def summarise(metrics: Sequence[dict]) -> dict[str, dict]:
+    """Compute mean, standard deviation (n - 1) and median of each figure over the cases where it is not None."""
+    return {
+        "mean": _combine(metrics, lambda values: statistics.fmean(values) if values else None),
+        "std": _combine(metrics, lambda values: statistics.stdev(values) if len(values) > 1 else None),
+        "median": _combine(metrics, lambda values: statistics.median(values) if values else None),
+    }
+
+
+def flatten(metrics: dict, before: str = "") -> Iterator[tuple[str, float | None]]:
+    """Give the figures of nested groups one by one, by names such as ``by_diameter.0-2.dice``."""
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def table(evaluation: Evaluation) -> str:
+    """Lay out the main figures: a line for each case, their mean, standard deviation and median, and by diameter."""
+    metrics = {case: record["metrics"] for case, record in evaluation.cases.items()}
+    summary = summarise(list(metrics.values()))
+    lines = _lines("case", COLUMNS, {**metrics, **summary} if len(metrics) > 1 else metrics)
+    if len(metrics) > 1:
+        lines.insert(len(metrics) + 1, "-" * len(lines[0]))
+    diameters = summary["mean"].get("by_diameter", {})
+    lines += ["", *_lines("diameter mm", GROUP_COLUMNS, diameters)]
+    return "\n".join(lines)
+
+
+def _lines(corner: str, columns: dict[str, str], rows: dict[str, dict]) -> list[str]:
+    first = max(map(len, (corner, *rows)))
+    lines = ["  ".join((corner.ljust(first), *columns))]
+    for name, metrics in rows.items():
+        flat = dict(flatten(metrics))
+        cells = (_cell(flat.get(key)).rjust(len(head)) for head, key in columns.items())
+        lines.append("  ".join((name.ljust(first), *cells)))
+    return lines
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _combine(entries: Sequence[dict], statistic: Callable[[list[float]], float | None]) -> dict:
+    """Combine each figure over the entries that have it, group by group, in the order of the longest group."""
+    names = dict.fromkeys(name for entry in sorted(entries, key=len, reverse=True) for name in entry)
+    combined = {}
+    for name in names:
+        values = [entry[name] for entry in entries if name in entry]
+        if isinstance(values[0], dict):
+            combined[name] = _combine(values, statistic)
+        else:
+            combined[name] = statistic([value for value in values if value is not None])
+    return combined

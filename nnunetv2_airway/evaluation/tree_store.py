@@ -1,0 +1,46 @@
+"""Parsed trees of references on disk, so that evaluating another model does not parse them again.
+
+A file is whole or not there, and is made again when the reference has changed or it cannot be read.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
+from nnunetv2_airway.files import atomic_path
+
+FORMAT = "1"
+"""Another number has every tree parsed again."""
+
+
+def stored_tree(file: Path, mask: np.ndarray, fingerprint: str) -> AirwayTree:
+    """Read a tree, or parse it and write it.
+
+    Args:
+        file: where it is kept, an NPZ; a file of another mask is replaced.
+        mask: the reference, (Z, Y, X).
+        fingerprint: digest of what the mask was read from.
+    """
+    fingerprint = f"{FORMAT} {fingerprint}"
+    tree = _read(file, fingerprint)
+    if tree is None:
+        tree = parse_tree(mask)
+        arrays = {field.name: getattr(tree, field.name) for field in fields(tree)}
+        with atomic_path(file) as temporary:
+            np.savez_compressed(temporary, fingerprint=fingerprint, **arrays)
+    return tree
+
+
+def _read(file: Path, fingerprint: str) -> AirwayTree | None:
+    if not file.exists():
+        return None
+    try:
+        with np.load(file) as content:
+            if str(content["fingerprint"]) != fingerprint:
+                return None
+            arrays = {field.name: content[field.name] for field in fields(AirwayTree)}
+    except Exception:  # not whole, or not ours: what is read from it may be anything
+        return None
+    return AirwayTree(**{**arrays, "shape": tuple(arrays["shape"].tolist())})

@@ -1,0 +1,241 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from matplotlib.image import imread
+
+from nnunetv2_airway.evaluation import folder as module
+from nnunetv2_airway.evaluation.folder import evaluate_folder
+from nnunetv2_airway.evaluation.metrics import compare, evaluate_case
+from nnunetv2_airway.evaluation.tree import parse_tree
+
+SPACING = (2.5, 0.8, 0.6)
+OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)
+FLIPPED = (0, 0, -1, -1, 0, 0, 0, 1, 0)
+
+
+def fork(cut: int = 0) -> np.ndarray:
+    """A trunk and two branches, of which the right one ends ``cut`` steps early."""
+    mask = np.zeros((50, 40, 60), np.uint8)
+    mask[25:, 17:22, 28:33] = 1
+    for step in range(22):
+        mask[25 - step : 28 - step, 18:21, 29 - step : 32 - step] = 1
+        if step < 22 - cut:
+            mask[25 - step : 28 - step, 18:21, 29 + step : 32 + step] = 1
+    return mask
+
+
+def write(file: Path, mask: np.ndarray, *, origin=(-100.0, 20.0, 300.0), direction=OBLIQUE) -> None:
+    image = sitk.GetImageFromArray(mask)
+    image.SetSpacing(SPACING[::-1])
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(file))
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path, Path]:
+    references, predictions = tmp_path / "labelsTs", tmp_path / "predictions"
+    for case, cut in (("whole", 0), ("half", 12)):
+        write(references / f"{case}.nii.gz", fork())
+        write(predictions / f"{case}.nrrd", 3 * fork(cut))
+    return references, predictions, tmp_path / "out"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def rows(file: Path) -> list[dict]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_files_hold_the_figures_of_each_case_and_branch(folders):
+    references, predictions, output = folders
+    evaluation = evaluate_folder(references, predictions, output)
+    names = {"summary.json", "cases.csv", "branches.csv"} | {
+        f"cases/{case}.{ending}" for case in ("whole", "half") for ending in ("json", "png")
+    }
+    assert set(contents(output)) == names
+    assert list(evaluation.cases) == ["half", "whole"]
+    assert not (evaluation.missing or evaluation.extra or evaluation.failed)
+
+    expected = {case: evaluate_case(fork(cut), fork(), SPACING) for case, cut in (("half", 12), ("whole", 0))}
+    summary = json.loads((output / "summary.json").read_text())
+    for case, entry in zip(expected, summary["metric_per_case"], strict=True):
+        assert entry["case"] == case and entry["reference_file"] == str(references / f"{case}.nii.gz")
+        assert entry["prediction_file"] == str(predictions / f"{case}.nrrd")
+        assert entry["metrics"]["tree_length_detected"] == expected[case]["tree_length_detected"]
+        assert entry["metrics"]["by_generation"] == expected[case]["by_generation"]
+        assert entry["metrics"]["by_diameter"]["0-2"]["dice"] is None  # there are no such branches
+    lengths = [figures["tree_length_detected"] for figures in expected.values()]
+    assert summary["mean"]["tree_length_detected"] == pytest.approx(np.mean(lengths))
+    assert summary["std"]["tree_length_detected"] == pytest.approx(np.std(lengths, ddof=1))
+    assert summary["median"]["exact09"]["branch_count"] == np.median(
+        [figures["exact09"]["branch_count"] for figures in expected.values()]
+    )
+
+    cases = rows(output / "cases.csv")
+    assert [row["case"] for row in cases] == ["half", "whole"]
+    assert [float(row["by_generation.1.dice"]) for row in cases] == [
+        figures["by_generation"]["1"]["dice"] for figures in expected.values()
+    ]
+    assert cases[0]["by_diameter.0-2.dice"] == ""
+
+    comparison = compare(fork(12), fork(), SPACING)
+    branches = [row for row in rows(output / "branches.csv") if row["case"] == "half"]
+    assert len(branches) == 3
+    for row, branch, detected in zip(branches, comparison.branches, comparison.detected, strict=True):
+        assert (int(row["branch"]), int(row["generation"]), int(row["parent"])) == (
+            branch.number, branch.generation, branch.parent
+        )  # fmt: skip
+        assert float(row["length_mm"]) == pytest.approx(branch.length, rel=1e-6)
+        assert float(row["diameter_mm"]) == pytest.approx(branch.diameter, rel=1e-6)
+        assert tuple(int(row[f"end_{axis}"]) for axis in "zyx") == branch.end
+        assert row["detected"] == str(int(detected))
+    assert sorted(row["detected"] for row in branches) == ["0", "1", "1"]
+
+
+def test_missing_extra_and_failed_cases_are_listed_and_the_others_evaluated(folders):
+    references, predictions, output = folders
+    write(references / "unpredicted.nii.gz", fork())
+    write(predictions / "unknown.nii.gz", fork())
+    write(references / "moved.nii.gz", fork())
+    write(predictions / "moved.nii.gz", fork(), origin=(-100.0, 20.0, 310.0))
+    write(references / "broken.nii.gz", fork())
+    (predictions / "broken.nii.gz").write_bytes(b"no image")
+    evaluation = evaluate_folder(references, predictions, output)
+    assert list(evaluation.cases) == ["half", "whole"]
+    assert evaluation.missing == ["unpredicted"] and evaluation.extra == ["unknown"]
+    assert list(evaluation.failed) == ["broken", "moved"]
+    assert "10 mm from their place" in evaluation.failed["moved"] and "cannot read" in evaluation.failed["broken"]
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["missing"] == ["unpredicted"] and summary["extra"] == ["unknown"]
+    assert summary["failed"] == evaluation.failed and len(summary["metric_per_case"]) == 2
+
+
+def test_folders_without_a_common_case(folders):
+    references, predictions, output = folders
+    for file in list(predictions.iterdir()):
+        file.rename(predictions / f"AIR_{file.name}")
+    with pytest.raises(ValueError, match=r"predictions holds AIR_half\.nrrd.*labelsTs holds half\.nii\.gz, whole"):
+        evaluate_folder(references, predictions, output)
+    assert not output.exists()
+
+
+def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders):
+    references, predictions, output = folders
+    evaluate_folder(references, predictions, output)
+    before = contents(output)
+    # an interrupted evaluation: one case done, the other and the summary not there
+    (output / "cases" / "half.json").unlink()
+    (output / "cases" / "whole.png").write_bytes(b"looked at and marked")
+    (output / "summary.json").unlink()
+    evaluate_folder(references, predictions, output)
+    after = contents(output)
+    assert after.pop("cases/whole.png") == b"looked at and marked"
+    assert {name: content for name, content in before.items() if name != "cases/whole.png"} == after
+
+    write(predictions / "whole.nrrd", fork(12))
+    (output / "cases" / "half.json").write_text('{"fingerp')  # torn
+    evaluation = evaluate_folder(references, predictions, output)
+    assert evaluation.cases["whole"]["metrics"] == evaluation.cases["half"]["metrics"]
+    assert contents(output)["cases/whole.png"] != b"looked at and marked"
+
+
+def test_the_labels_that_are_airway_can_be_chosen_and_are_remembered(folders):
+    references, predictions, output = folders
+    walls = fork()
+    walls[:, 16, :] = 2 * (fork()[:, 17, :] > 0)
+    write(references / "whole.nii.gz", walls)
+    assert "Say with -l" in evaluate_folder(references, predictions, output).failed["whole"]
+    metrics = [
+        evaluate_folder(references, predictions, output, airway=airway).cases["whole"]["metrics"]["sensitivity"]
+        for airway in ([1, 3], [1, 2, 3])
+    ]
+    assert metrics[0] == 100 > metrics[1]
+
+
+def test_trees_of_the_reference_are_kept_beside_it_and_made_again_when_they_do_not_fit(folders, monkeypatch):
+    references, predictions, output = folders
+    trees = references.with_name("labelsTs_airway_trees")
+    assert evaluate_folder(references, predictions, output).trees == trees
+    assert {file.name for file in trees.iterdir()} == {"half.npz", "whole.npz"}
+    parsed = []
+    monkeypatch.setattr(
+        "nnunetv2_airway.evaluation.tree_store.parse_tree", lambda mask: parsed.append(1) or parse_tree(mask)
+    )
+
+    def evaluate(case):
+        ending = {"half": 12, "whole": 0}[case]
+        (output / "cases" / f"{case}.json").unlink()
+        parsed.clear()
+        record = module._evaluate(case, references / f"{case}.nii.gz", predictions / f"{case}.nrrd", output / "cases",
+                                  trees, None)  # fmt: skip
+        assert record["metrics"]["by_generation"] == evaluate_case(fork(ending), fork(), SPACING)["by_generation"]
+        return len(parsed)
+
+    assert evaluate("whole") == 0
+    content = (trees / "whole.npz").read_bytes()
+    for damaged in (b"", b"no tree", content[: len(content) // 2]):
+        (trees / "whole.npz").write_bytes(damaged)
+        assert evaluate("whole") == 1 and evaluate("whole") == 0
+    write(references / "half.nii.gz", fork(), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    write(predictions / "half.nrrd", fork(12), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    assert evaluate("half") == 1
+
+
+def test_where_nothing_can_be_written_beside_the_reference_trees_go_to_the_output(folders):
+    references, predictions, output = folders
+    references.with_name("labelsTs_airway_trees").write_text("in the way")
+    assert evaluate_folder(references, predictions, output).trees == output / "airway_trees"
+    assert len(list((output / "airway_trees").glob("*.npz"))) == 2
+
+
+def test_empty_masks_have_records_and_pictures_too(folders):
+    references, predictions, output = folders
+    empty = np.zeros_like(fork())
+    write(predictions / "half.nrrd", empty)
+    write(references / "whole.nii.gz", empty)
+    write(predictions / "whole.nrrd", empty)
+    evaluation = evaluate_folder(references, predictions, output)
+    assert evaluation.cases["half"]["metrics"]["tree_length_detected"] == 0
+    assert evaluation.cases["whole"]["metrics"]["tree_length_detected"] is None
+    assert "NaN" not in (output / "summary.json").read_text()
+    assert all(imread(output / "cases" / f"{case}.png").size for case in ("half", "whole"))
+
+
+@pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), FLIPPED])
+def test_the_picture_is_upright_and_names_missed_branches_at_their_ends(folders, monkeypatch, direction):
+    references, predictions, output = folders
+    write(references / "half.nii.gz", fork(), direction=direction)
+    write(predictions / "half.nrrd", fork(12), direction=direction)
+    drawn = {}
+
+    def note(file, prediction, reference, spacing, *, title, marks):
+        drawn.update(
+            prediction=prediction.copy(), reference=reference.copy(), spacing=spacing, title=title, marks=marks
+        )
+
+    monkeypatch.setattr(module, "write_projections", note)
+    output.mkdir()
+    module._evaluate("half", references / "half.nii.gz", predictions / "half.nrrd", output, output, None)
+    # in LPS, axes (plane, row, column) run to the head, the back and the left
+    rotation = np.round(np.array(direction).reshape(3, 3)).astype(int)
+    order = [int(np.flatnonzero(rotation[2 - axis])[0]) for axis in range(3)]  # image axis (x, y, z) of each array axis
+    expected = np.transpose(fork(), [2 - axis for axis in order])
+    for axis in range(3):
+        if rotation[2 - axis, order[axis]] < 0:
+            expected = np.flip(expected, axis)
+    assert np.array_equal(drawn["reference"], expected)
+    assert drawn["spacing"] == pytest.approx([SPACING[2 - axis] for axis in order])
+    [(number, place)] = drawn["marks"].items()
+    assert expected[tuple(place)] and not drawn["prediction"][tuple(place)]
+    branch = compare(fork(12), fork(), SPACING).branches[int(number) - 1]
+    assert fork()[branch.end] and branch.end[2] > 48
+    assert drawn["title"].startswith("half: tree length 8")
