@@ -46,7 +46,10 @@ class Demo:
         self._step(
             "1/6 phantoms: synthetic chest CTs with known airways",
             "phantoms",
-            lambda: "nnUNetv2_airway_phantom -d 599 -n 5 -n_test 2 --shape 112 96 112 --noise 20 --smallest 1.1",
+            lambda: (
+                "nnUNetv2_airway_phantom -d 599 -n 5 -n_test 2 --shape 112 96 112 --noise 20 --smallest 1.1 "
+                "--lung-box 5"
+            ),
         )
         self._step(
             "2/6 planning and preprocessing",

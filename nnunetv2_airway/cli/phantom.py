@@ -82,6 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="another seed gives other patients (default: %(default)s)",
     )
     parser.add_argument(
+        "--lung-box",
+        type=float,
+        metavar="MM",
+        help="set the CT to 0 outside the box of lungs and airways, with this margin (default: keep the whole CT)",
+    )
+    parser.add_argument(
         "--from-mask",
         type=Path,
         metavar="FILE",
@@ -113,6 +119,7 @@ def _write(args: argparse.Namespace) -> None:
         noise=args.noise,
         blur=args.blur,
         seed=args.seed,
+        lung_box=args.lung_box,
     )
     write_dataset(
         folder,

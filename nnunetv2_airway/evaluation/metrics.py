@@ -7,13 +7,12 @@ are those of Zheng et al., IEEE TMI 40(9), 2021, figure 6.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
-from nnunetv2_airway.evaluation.branches import Branch, line_lengths, measure_branches, nearest_on_line
+from nnunetv2_airway.evaluation.branches import Branch, line_lengths, measure_branches, nearest_branch
 from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
-from nnunetv2_airway.maps.components import count_components
+from nnunetv2_airway.maps.components import count_components, with_neighbours
 
 DETECTED = 0.8
 """Share of a branch's centerline that has to lie in the prediction (ATM'22)."""
@@ -165,16 +164,16 @@ def compare(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing:
     tree = reference if isinstance(reference, AirwayTree) else parse_tree(reference)
 
     line_found = prediction[tuple(tree.line.T)]
-    outside = prediction.copy()
-    outside[tuple(tree.voxels.T)] = False
-    false = np.argwhere(outside)
-    if tree.num_branches:
-        nearest = tree.line_branch[nearest_on_line(tree, false, spacing)]
-        in_leaky_part = tree.generations[nearest - 1] > 1
-    else:
-        nearest, in_leaky_part = np.ones(len(false), int), np.ones(len(false), bool)
+    airway = tree.labels > 0
+    outside = prediction & ~airway
     leak = np.zeros_like(prediction)
-    leak[tuple(false[in_leaky_part & ~_beside(tree, false)].T)] = True
+    if tree.num_branches:
+        nearest = nearest_branch(tree, outside, spacing)
+        leak[outside] = tree.generations[nearest - 1] > 1
+    else:
+        nearest = np.ones(np.count_nonzero(outside), int)
+        leak[outside] = True
+    leak &= ~with_neighbours(airway)
 
     def count(branch: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(branch, weights, minlength=tree.num_branches + 1)[1:]
@@ -192,17 +191,6 @@ def compare(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing:
         volume=prediction.size,
         voxel_volume=float(spacing.prod()),
     )
-
-
-def _beside(tree: AirwayTree, voxels: np.ndarray) -> np.ndarray:
-    """Tell which voxels (N, 3) share a face, an edge or a corner with the airway."""
-    airway = np.zeros(tree.shape, bool)
-    airway[tuple(tree.voxels.T)] = True
-    last = np.array(tree.shape) - 1
-    found = np.zeros(len(voxels), bool)
-    for offset in product((-1, 0, 1), repeat=3):
-        found |= airway[tuple(np.clip(voxels + offset, 0, last).T)]
-    return found
 
 
 def _percent(part: float, whole: float) -> float:

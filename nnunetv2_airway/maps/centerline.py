@@ -14,6 +14,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
 
+from nnunetv2_airway.maps.components import with_neighbours
+
 ON_LINE = 255
 """Value of the centerline in ``centerline_closeness``, and of no other voxel."""
 
@@ -149,7 +151,7 @@ def centerline_closeness(mask: np.ndarray, spacing: tuple[float, float, float]) 
         return closeness, np.zeros((0, 3), int)
     box = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in found[0])
     airway = mask[box]
-    line, around = np.argwhere(centerline(airway)), _with_neighbours(airway)
+    line, around = np.argwhere(centerline(airway)), with_neighbours(airway)
     distance = _distance(np.argwhere(around), line, spacing)
     farthest = distance[airway[around]].max() or 1
     values = np.clip(1 - distance / farthest, 0, 1) * 255
@@ -157,17 +159,6 @@ def centerline_closeness(mask: np.ndarray, spacing: tuple[float, float, float]) 
     line += [axis.start for axis in box]
     closeness[tuple(line.T)] = ON_LINE
     return closeness, line
-
-
-def _with_neighbours(mask: np.ndarray) -> np.ndarray:
-    """Dilate by one voxel in all 26 directions, axis by axis."""
-    for axis in range(mask.ndim):
-        along, grown = np.moveaxis(mask, axis, 0), mask.copy()
-        view = np.moveaxis(grown, axis, 0)
-        view[1:] |= along[:-1]
-        view[:-1] |= along[1:]
-        mask = grown
-    return mask
 
 
 def _distance(voxels: np.ndarray, line: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:

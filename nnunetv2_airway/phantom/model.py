@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import cc3d
 import numpy as np
+from scipy import ndimage
 
 from nnunetv2_airway.phantom.airways import artery_beside, grow_airways, veins, wall_thickness
 from nnunetv2_airway.phantom.chest import Anatomy, Frame, both_lungs, paint_chest
@@ -28,12 +29,16 @@ class PhantomOptions:
     blur: float = 0.5
     """Standard deviation of the scanner's point spread, in units of the finest spacing."""
     seed: int = 0
+    lung_box: float | None = None
+    """Margin in mm around lungs and airways, outside which the CT is 0 (Tang 2022, section 2.1); None: the whole CT."""
 
     def __post_init__(self):
         if len(self.shape) != 3 or min(self.shape) < 32:
             raise ValueError(f"--shape needs three numbers of at least 32 voxels, got {self.shape}")
         if len(self.spacing) != 3 or not all(0 < s < 20 for s in self.spacing):
             raise ValueError(f"--spacing needs three numbers between 0 and 20 mm, got {self.spacing}")
+        if self.lung_box is not None and not self.lung_box >= 0:
+            raise ValueError(f"--lung-box needs a margin of at least 0 mm, got {self.lung_box}")
         if self.generations < 1 or self.smallest <= 0 or self.noise < 0 or self.blur < 0:
             raise ValueError(
                 f"--generations must be at least 1, --smallest above 0, --noise and --blur at least 0; got "
@@ -138,7 +143,21 @@ def _render(scene: Scene, grid: FineGrid, options: PhantomOptions, rng: np.rando
     for field, material in ((vessels, BLOOD_HU), (scene.outer, WALL_HU), (scene.lumen, LUMEN_HU)):
         mix(hu, coverage(field, grid.spacing.mean()), material)
     blur = options.blur * grid.spacing.min()
-    return scan(average_blocks(hu, grid.factors), np.array(options.spacing), blur=blur, noise=options.noise, rng=rng)
+    ct = scan(average_blocks(hu, grid.factors), np.array(options.spacing), blur=blur, noise=options.noise, rng=rng)
+    return ct if options.lung_box is None else _cut(ct, scene.lungs | (scene.lumen < 0), grid, options.lung_box)
+
+
+def _cut(ct: np.ndarray, inside: np.ndarray, grid: FineGrid, margin: float) -> np.ndarray:
+    """Set a CT to 0 outside the box of a mask on the fine grid, with a margin in mm."""
+    place = ndimage.find_objects(inside.astype(np.uint8))[0]
+    rims = np.ceil(margin / (grid.spacing * grid.factors)).astype(int)
+    box = tuple(
+        slice(max(axis.start // factor - rim, 0), -(-axis.stop // factor) + rim)
+        for axis, factor, rim in zip(place, grid.factors, rims, strict=True)
+    )
+    cut = np.zeros_like(ct)
+    cut[box] = ct[box]
+    return cut
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

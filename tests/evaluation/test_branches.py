@@ -3,7 +3,8 @@ import pytest
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 
-from nnunetv2_airway.evaluation.branches import line_lengths, measure_branches
+from nnunetv2_airway.evaluation import branches
+from nnunetv2_airway.evaluation.branches import line_lengths, measure_branches, nearest_branch
 from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
 
 SPACING = (2.5, 0.8, 0.6)
@@ -60,10 +61,10 @@ def forked() -> np.ndarray:
 
 def test_branches_begin_at_their_parent_and_share_the_length_of_the_whole_centerline():
     tree = parse_tree(forked())
-    branches = measure_branches(tree, SPACING)
-    trachea = next(branch for branch in branches if branch.generation == 0)
+    measured = measure_branches(tree, SPACING)
+    trachea = next(branch for branch in measured if branch.generation == 0)
     assert trachea.parent == 0 and trachea.start[0] > 45 and trachea.end[0] < 30
-    for branch in branches:
+    for branch in measured:
         assert tree.labels[branch.start] == tree.labels[branch.end] == branch.number
         if branch is not trachea:
             assert branch.parent == trachea.number
@@ -72,7 +73,7 @@ def test_branches_begin_at_their_parent_and_share_the_length_of_the_whole_center
     # independent: the minimum spanning tree of all pairs of voxels that touch
     apart = squareform(pdist(tree.line * np.array(SPACING)))
     apart[squareform(pdist(tree.line, "chebyshev")) > 1] = 0
-    assert sum(branch.length for branch in branches) == pytest.approx(minimum_spanning_tree(apart).sum())
+    assert sum(branch.length for branch in measured) == pytest.approx(minimum_spanning_tree(apart).sum())
 
 
 def test_spacing_scales_lengths_and_diameters():
@@ -83,6 +84,18 @@ def test_spacing_scales_lengths_and_diameters():
         assert large.length == pytest.approx(3 * small.length)
         assert large.diameter == pytest.approx(3 * small.diameter)
         assert (large.start, large.end) == (small.start, small.end)
+
+
+@pytest.mark.parametrize("many", [0, 10**6])
+def test_the_nearest_branch_by_either_way(monkeypatch, many):
+    monkeypatch.setattr(branches, "MANY", many)
+    tree = parse_tree(forked())
+    mask = np.random.default_rng(0).random(tree.shape) < 0.02
+    nearest = nearest_branch(tree, mask, SPACING)
+    apart = np.linalg.norm((np.argwhere(mask)[:, None] - tree.line) * SPACING, axis=-1)
+    to_branch = np.stack([apart[:, tree.line_branch == k].min(1) for k in (1, 2, 3)], axis=1)
+    np.testing.assert_allclose(to_branch[np.arange(len(nearest)), nearest - 1], apart.min(1))
+    assert np.bincount(nearest)[1:].min() > 100
 
 
 def test_a_lone_voxel_has_the_diameter_of_a_sphere_and_no_tree_no_branches():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cc3d
 import numpy as np
 import pytest
@@ -114,3 +116,31 @@ def test_an_empty_mask_is_refused():
 def test_impossible_options(options, message):
     with pytest.raises(ValueError, match=message):
         PhantomOptions(**options)
+
+
+@pytest.mark.parametrize("margin", [0.0, 7.0])
+def test_outside_the_lungs_box_a_ct_can_be_0(margin):
+    options = PhantomOptions(shape=(48, 90, 80), spacing=(2.5, 1.0, 1.2))
+    whole, airway = synthesize(options)
+    ct, same = synthesize(replace(options, lung_box=margin))
+    assert np.array_equal(airway, same)
+    box = ndimage.find_objects((ct != 0).astype(np.uint8))[0]
+    assert np.array_equal(ct[box], whole[box]) and np.count_nonzero(ct) <= ct[box].size
+    assert (np.argwhere(airway).min(0) >= [axis.start for axis in box]).all()
+    assert (np.argwhere(airway).max(0) < [axis.stop for axis in box]).all()
+    assert box[0].stop == 48  # the trachea leaves the volume at the head
+    # the table lies outside; of the lungs, everything inside: dark parenchyma that the body surrounds
+    labels = cc3d.connected_components(ndimage.binary_opening(whole < -600, iterations=2), connectivity=6)
+    outside = np.unique(labels[:, [0, -1]])
+    lungs = (labels > 0) & ~np.isin(labels, outside)
+    assert lungs.sum() > 5000
+    rows = np.flatnonzero(lungs.any((0, 2)))
+    columns = np.flatnonzero(lungs.any((0, 1)))
+    for axis, found in ((1, rows), (2, columns)):
+        gap = margin / options.spacing[axis]
+        assert abs(box[axis].start - (found[0] - gap)) <= 3 and abs(box[axis].stop - (found[-1] + 1 + gap)) <= 3
+
+
+def test_a_negative_margin_is_refused():
+    with pytest.raises(ValueError, match="--lung-box needs a margin of at least 0 mm, got -1"):
+        PhantomOptions(lung_box=-1)
