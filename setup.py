@@ -17,7 +17,7 @@ STARTUP_LINE = (
 
 
 PACKAGE = Path("nnunetv2_airway")
-TEMPLATES = sorted(Path("results_templates", file.name) for file in (ROOT / "results_templates").iterdir())
+TEMPLATES = sorted(Path("results_templates", file.name) for file in (ROOT / "results_templates").glob("*.*"))
 
 
 class Build(build_py):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,15 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(target, json.dumps(content, indent=2) + "\n")
+
+
+def without_nan(value):
+    """Return nested figures as JSON has them: None for nan."""
+    if isinstance(value, dict):
+        return {name: without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:

@@ -9,7 +9,8 @@ import SimpleITK as sitk
 
 from nnunetv2_airway.files import atomic_path, last_line
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Formats of one file a volume."""
 TOLERANCE = 0.1
 """How far apart the voxels of two images with one geometry may lie, in units of the shortest side of a voxel."""
 
@@ -23,7 +24,7 @@ def list_images(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
-        if ending is None or not file.is_file():
+        if ending is None or file.name.startswith(".") or not file.is_file():
             continue
         case = file.name.removesuffix(ending)
         if case in images:

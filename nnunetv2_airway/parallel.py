@@ -22,21 +22,34 @@ def finished_cases(
         show: show a progress bar.
 
     Yields:
-        Name, result, and error or None. An error, also the loss of a process, does not stop the other cases, unless the
-        caller ends the loop.
+        Name, result, and error or None. An error does not stop the other cases, unless the caller ends the loop. Where
+        a process is killed, the cases that were under way run once more, one by one.
     """
+    with progress_bar(description=description, unit="case", total=len(cases), show=show) as bar:
+        lost = []
+        for name, result, error in _run(function, cases, processes):
+            if isinstance(error, BrokenProcessPool):
+                lost.append(name)
+            else:
+                bar.update()
+                yield name, result, error
+        for name in lost:
+            for _, result, error in _run(function, {name: cases[name]}, 1):
+                if isinstance(error, BrokenProcessPool):
+                    error = RuntimeError(
+                        "its process was killed, most likely for lack of memory; finished cases are kept. It needs "
+                        "more memory, or fewer run beside it (-np; in training export nnUNet_def_n_proc=2)"
+                    )
+                bar.update()
+                yield name, result, error
+
+
+def _run(function: Callable[..., Any], cases: Mapping[str, tuple], processes: int):
     pool = ProcessPoolExecutor(max(1, min(processes, len(cases))), mp_context=get_context("spawn"))
     try:
         running = {pool.submit(function, *arguments): name for name, arguments in cases.items()}
-        for done in progress_bar(
-            as_completed(running), description=description, unit="case", total=len(running), show=show
-        ):
+        for done in as_completed(running):
             error = done.exception()
-            if isinstance(error, BrokenProcessPool):
-                error = RuntimeError(
-                    "its process or one beside it was killed, most likely for lack of memory. Let fewer run at once "
-                    "(-np, in training export nnUNet_def_n_proc=2); finished cases are kept."
-                )
             yield running[done], None if error else done.result(), error
     finally:
         pool.shutdown(cancel_futures=True)

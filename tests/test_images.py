@@ -19,7 +19,7 @@ VOLUME = np.zeros((20, 30, 40), np.int16)
 
 
 def test_images_are_listed_by_name_without_ending(tmp_path):
-    for name in ("b.nii.gz", "a.b.nrrd", "c.mha", "dataset.json", "plans.json"):
+    for name in ("b.nii.gz", "a.b.nrrd", "c.mha", "dataset.json", "._b.nii.gz", "d.mhd", "d.raw"):
         (tmp_path / name).touch()
     (tmp_path / "folder.nii").mkdir()
     assert {case: file.name for case, file in list_images(tmp_path).items()} == {
@@ -88,6 +88,8 @@ def test_header_noise_is_no_other_geometry(other):
         ({"spacing": (0.7, 0.8, 2.6)}, 19 * 0.1),
         ({"origin": (-120.5, 33.25, 902)}, 2),
         ({"direction": (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)}, 2 * 19 * 2.5),
+        # a quarter turn about the corner at the origin, where both agree
+        ({"direction": (-0.6, -0.8, 0, 0.8, -0.6, 0, 0, 0, -1)}, np.sqrt(2) * np.hypot(39 * 0.7, 29 * 0.8)),
     ],
 )
 def test_another_geometry_is_refused_and_measured(other, apart):

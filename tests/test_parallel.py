@@ -33,9 +33,9 @@ def test_each_case_has_its_result_or_its_error():
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_a_killed_process_is_said_and_does_not_hang(processes):
-    outcomes = run(die, {str(value): (value,) for value in range(3)}, processes)
-    assert set(outcomes) == {"0", "1", "2"}
+def test_the_case_whose_process_is_killed_is_named_and_the_others_are_done(processes):
+    outcomes = run(die, {str(value): (value,) for value in range(4)}, processes)
+    assert {name: result for name, (result, error) in outcomes.items() if error is None} == {"1": 1, "2": 2, "3": 3}
     error = outcomes["0"][1]
     assert isinstance(error, RuntimeError) and "lack of memory" in str(error) and "-np" in str(error)
 

@@ -3,6 +3,7 @@
 After an upgrade of nnU-Net these tests fail first, and each failure says what moved.
 """
 
+import hashlib
 import inspect
 import os
 
@@ -24,6 +25,7 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from skimage.morphology import skeletonize
 
 
 def test_trainer_folders_are_read_from_the_variable_when_needed(tmp_path, monkeypatch):
@@ -222,6 +224,14 @@ def test_a_compiled_module_lets_its_forward_be_replaced():
     compiled.forward = lambda x: inner(x) + 1
     x = torch.ones(1, 2)
     assert torch.allclose(compiled(x), module(x) + 1), "MicroBatches cannot replace the forward of a compiled network"
+
+
+def test_thinning():
+    mask = np.random.default_rng(0).random((24, 26, 28)) < 0.7
+    digest = hashlib.blake2b(np.packbits(skeletonize(mask) > 0).tobytes(), digest_size=8).hexdigest()
+    assert digest == "fcffec5cae9f5128", (
+        "scikit-image thins differently: parse_tree no longer gives the branches of ATM'22's official evaluation"
+    )
 
 
 @pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])

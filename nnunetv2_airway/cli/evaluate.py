@@ -5,6 +5,9 @@ from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
 
+LEFT_OUT = 0.01
+"""Share of a reference outside its largest component that is worth a warning."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Define the command's arguments."""
@@ -57,14 +60,20 @@ def _evaluate(args: argparse.Namespace) -> None:
             "\nof which 80 % of the centerline does; leakage: what is predicted outside the reference, without trachea"
             "\nand main bronchi; pieces: connected components of the prediction."
         )
-    empty = [case for case, record in evaluation.cases.items() if not record["metrics"]["connected_components"]]
-    for words, cases in (
-        ("the prediction is empty", empty),
-        ("no prediction for this reference", evaluation.missing),
-        ("no reference for this prediction", evaluation.extra),
-    ):
-        for case in cases:
-            print(f"{case}: WARNING: {words}")
+    for case, record in evaluation.cases.items():
+        if not record["metrics"]["branches"]:
+            print(f"{case}: WARNING: the reference is empty")
+        if not record["metrics"]["connected_components"]:
+            print(f"{case}: WARNING: the prediction is empty")
+        if record["reference_left_out"] > LEFT_OUT:
+            print(
+                f"{case}: WARNING: {100 * record['reference_left_out']:.1f} % of the reference share no face with the "
+                f"rest of its tree and count as background, as in ATM'22"
+            )
+    for case in evaluation.missing:
+        print(f"{case}: WARNING: no prediction for this reference")
+    for case in evaluation.extra:
+        print(f"{case}: WARNING: no reference for this prediction")
     for case, error in evaluation.failed.items():
         print(f"{case}: FAILED: {error}")
     print(f"Results are in {output}, pictures in {output / 'cases'}, the references' trees in {evaluation.trees}")

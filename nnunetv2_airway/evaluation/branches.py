@@ -106,21 +106,21 @@ def line_lengths(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:
     Returns:
         (M,) in mm, for ``tree.line``; the sum is the length of the whole centerline.
     """
-    ends, steps = _steps(tree, spacing)
-    return np.bincount(ends, steps / 2, minlength=len(tree.line))
+    return _walk(tree, spacing)[0]
 
 
-def _steps(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for both ends of each step, the index of the centerline voxel and the step's length in mm."""
+def _walk(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each centerline voxel's share of the length in mm, and to how many others a step leads from it."""
     steps = minimum_spanning_tree(_line_graph(tree, spacing)).tocoo()
-    return np.concatenate((steps.row, steps.col)), np.concatenate((steps.data, steps.data))
+    ends = np.concatenate((steps.row, steps.col))
+    halves = np.concatenate((steps.data, steps.data)) / 2
+    return np.bincount(ends, halves, minlength=len(tree.line)), np.bincount(ends, minlength=len(tree.line))
 
 
 def _lengths_and_diameters(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    ends, steps = _steps(tree, spacing)
-    length = np.bincount(ends, steps / 2, minlength=len(tree.line))
-    inner = np.bincount(ends, minlength=len(tree.line)) > 1
+    length, neighbours = _walk(tree, spacing)
     volume = np.bincount(_nearest_on_line(tree, tree.voxels, spacing), minlength=len(tree.line)) * np.prod(spacing)
+    inner = neighbours > 1
 
     def by_branch(values: np.ndarray) -> np.ndarray:
         return np.bincount(tree.line_branch, values, minlength=tree.num_branches + 1)[1:]

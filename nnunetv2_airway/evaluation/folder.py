@@ -6,7 +6,6 @@ evaluation goes on where it stopped.
 
 import hashlib
 import json
-import math
 import tempfile
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
@@ -15,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_airway.evaluation import tree_store
 from nnunetv2_airway.evaluation.metrics import Comparison, compare
 from nnunetv2_airway.evaluation.projections import write_projections
 from nnunetv2_airway.evaluation.summary import write_summary
 from nnunetv2_airway.evaluation.tree import AirwayTree
-from nnunetv2_airway.evaluation.tree_store import stored_tree
-from nnunetv2_airway.files import last_line, write_json
+from nnunetv2_airway.files import without_nan, write_json
 from nnunetv2_airway.images import list_images, read_mask, require_same_geometry
 from nnunetv2_airway.parallel import finished_cases
 
-FORMAT = "1"
-"""Another number has every case evaluated again."""
+FORMAT = f"1 {tree_store.FORMAT}"
+"""Another one has every case evaluated again."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class Evaluation:
     """What has come of a folder.
 
     Args:
-        cases: the record of each evaluated case by name: its files, ``metrics`` and ``branches``.
+        cases: the record of each evaluated case by name: its files, ``metrics``, ``branches``, and the share of its
+            reference that lies outside the largest component, ``reference_left_out``.
         missing: cases of the references without a prediction.
         extra: cases of the predictions without a reference.
         failed: what went wrong in each case that could not be evaluated.
@@ -66,10 +66,11 @@ def evaluate_folder(
         predictions: folder of segmentations.
         output: folder for the results.
         airway: the values of reference and prediction that are airway; by default the only one besides 0.
-        processes: cases worked on at once; each takes 1 to 2 GB for a CT of 512 x 512 x 600.
+        processes: cases worked on at once; each takes about 1 GB for a CT of 512 x 512 x 400, and 3 GB where most of
+            the prediction is false.
 
     Raises:
-        ValueError: a folder holds no images, or the folders have no case in common.
+        ValueError: a folder holds no images, the folders have no case in common, or all references are empty.
         OSError: the results cannot be written.
     """
     ours, theirs = list_images(predictions), list_images(references)
@@ -80,6 +81,9 @@ def evaluate_folder(
             f"{_some(theirs)}"
         )
     (output / "cases").mkdir(parents=True, exist_ok=True)
+    missing = sorted(theirs.keys() - ours.keys())
+    for case in missing:
+        _forget(output / "cases" / f"{case}.json", output / "cases" / f"{case}.png")
     trees = _tree_folder(references, output)
     work = {case: (case, theirs[case], ours[case], output / "cases", trees, airway) for case in common}
     records, failed = {}, {}
@@ -87,10 +91,14 @@ def evaluate_folder(
         if error is None:
             records[case] = record
         else:
-            failed[case] = last_line(error)
+            # what was foreseen speaks for itself
+            failed[case] = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+    if records and not any(record["metrics"]["branches"] for record in records.values()):
+        wanted = f"the labels {sorted(airway)}" if airway else "airways"
+        raise ValueError(f"no reference of {references} holds {wanted}: nothing to compare with")
     evaluation = Evaluation(
         cases={case: records[case] for case in common if case in records},
-        missing=sorted(theirs.keys() - ours.keys()),
+        missing=missing,
         extra=sorted(ours.keys() - theirs.keys()),
         failed={case: failed[case] for case in common if case in failed},
         trees=trees,
@@ -126,13 +134,16 @@ def _evaluate(
     if (earlier := _earlier(record_file, fingerprint)) and picture.exists():
         return {**earlier, "reference_file": str(reference_file), "prediction_file": str(prediction_file)}
 
+    _forget(record_file, picture)
     reference, prediction = read_mask(reference_file, airway), read_mask(prediction_file, airway)
     require_same_geometry(prediction, reference)
     spacing = reference.GetSpacing()[::-1]
+    mask = sitk.GetArrayViewFromImage(reference)
     key = f"{digests['reference']} {fingerprint[-1]}"
-    tree = stored_tree(trees / f"{case}.npz", sitk.GetArrayViewFromImage(reference), key)
+    tree = tree_store.stored_tree(trees / f"{case}.npz", mask, key)
     comparison = compare(sitk.GetArrayViewFromImage(prediction), tree, spacing)
     metrics = comparison.figures()
+    left_out = np.count_nonzero(mask) - np.count_nonzero(mask[tuple(tree.voxels.T)])
     _draw(picture, case, prediction, reference, tree, comparison, metrics)
     record = without_nan(
         {
@@ -140,6 +151,7 @@ def _evaluate(
             "prediction_file": str(prediction_file),
             "metrics": metrics,
             "branches": _branches(comparison),
+            "reference_left_out": left_out / max(np.count_nonzero(mask), 1),
             "fingerprint": fingerprint,
         }
     )
@@ -147,13 +159,10 @@ def _evaluate(
     return record
 
 
-def without_nan(value):
-    """Return figures as JSON has them: None for nan."""
-    if isinstance(value, dict):
-        return {name: without_nan(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _forget(record: Path, picture: Path) -> None:
+    """Remove what an earlier evaluation left; the record first, because it says that the picture belongs to it."""
+    for file in (record, picture):
+        file.unlink(missing_ok=True)
 
 
 def _digest(file: Path) -> str:

@@ -96,7 +96,6 @@ class Comparison:
         length = np.array([branch.length for branch in self.branches])
         count = int((self.length_found[airways] > EXACT_LENGTH).sum())
         false = (self.voxels_false[leaky] if self.branches else self.voxels_false).sum()
-        rate = _percent(false, false + self.voxels_found[leaky].sum())
         return {
             "branch_count": count,
             "branch_detected": _percent(count, airways.sum()),
@@ -104,8 +103,8 @@ class Comparison:
             "tree_length_detected": _percent(self.length_found[airways].sum(), length[airways].sum()),
             "leakage_count": self.leaks,
             "leakage_volume_mm3": float(false * self.voxel_volume),
-            "false_positive_rate": rate,
-            "precision": 100 - rate,
+            "false_positive_rate": _percent(false, false + self.voxels_found[leaky].sum()),
+            "precision": self._figures(leaky)["precision"],
         }
 
 
@@ -113,8 +112,8 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
     """Compute all figures of a prediction.
 
     The reference is reduced to its largest 6-connected component with holes filled, the prediction taken as it is
-    (ATM'22). A figure is nan where it would divide by nothing; only the precision of an empty prediction is 0, so that
-    it cannot raise a mean (the official code gives 100).
+    (ATM'22). A figure is nan where it would divide by nothing; only precision is 0 where nothing is predicted of what
+    there is, so that an empty prediction cannot raise a mean (the official code gives 100).
 
     Args:
         prediction: (Z, Y, X), airway where > 0.
@@ -143,7 +142,7 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
           - ``leakage_count``: 26-connected groups of predicted voxels that touch no voxel of the reference, not even
             at a corner: a wall drawn one voxel too far out is no leak.
           - ``leakage_volume_mm3``: volume of all predicted voxels outside the reference.
-          - ``false_positive_rate``: their share of the predicted voxels; ``precision``: 100 minus that.
+          - ``false_positive_rate``: their share of the predicted voxels; ``precision``: 100 minus that, or 0 as above.
 
     Raises:
         ValueError: the shapes differ, or the spacing is not three positive numbers.

@@ -78,7 +78,7 @@ def write_projections(
             row, column = ((place[other] + 0.5) * spacing[other] for other in range(3) if other != axis)
             panel.text(column, row, word, fontsize=5.5, ha="center", va="center", path_effects=HALO)
         panel.set(title=name, xlabel="mm", ylabel="mm", ylim=(middle - up * tallest / 2, middle + up * tallest / 2))
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     handles = [Patch(color=c, label=n) for c, n in ((FOUND, "found"), (MISSED, "missed"), (FALSE, "false"))]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     with atomic_path(file) as temporary:

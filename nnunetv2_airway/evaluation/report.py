@@ -15,11 +15,22 @@ import nnunetv2_airway
 from nnunetv2_airway.evaluation.summary import flatten, summarise
 
 LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-FORMATS = {
-    ".md": lambda text: text.replace("|", r"\|"),
-    ".csv": lambda text: '"' + text.replace('"', '""') + '"' if re.search('[",]', text) else text,
-    ".tex": lambda text: re.sub("[&%$#_{}~^\\\\]", lambda match: LATEX.get(match[0], f"\\{match[0]}"), text),
-}
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\|])", r"\\\1", text)
+
+
+def _csv(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if re.search('[",]', text) else text
+
+
+def _latex(text: str) -> str:
+    escaped = re.sub(r"[&%$#_{}~^\\]", lambda sign: LATEX.get(sign[0], "\\" + sign[0]), text)
+    return f"{{{escaped}}}"  # in braces: a row's [ or * would be taken for an argument of the line break before it
+
+
+FORMATS = {".md": _markdown, ".csv": _csv, ".tex": _latex}
 """The endings of templates, and how a name is written so that it does not break the table."""
 NAME = "{{name}}"
 PLACEHOLDER = re.compile(r"\{\{([^{}:]+)(?::([^{}]*))?\}\}")
@@ -60,7 +71,9 @@ def read_models(evaluations: Sequence[Path], names: Sequence[str] | None = None)
             )
     if len(names) != len(evaluations):
         raise ValueError(f"one name for each evaluation is needed, got {len(names)} for {len(evaluations)}")
-    models = {name: Model(name, [], []) for name in names}
+    if len({folder.resolve() for folder in evaluations}) < len(evaluations):
+        raise ValueError("an evaluation is given twice; its cases would count twice")
+    models = {name: Model(" ".join(name.split()), [], []) for name in names}
     for name, folder in zip(names, evaluations, strict=True):
         summary = _read_summary(folder)
         models[name].metrics.extend(case["metrics"] for case in summary["metric_per_case"])
@@ -83,7 +96,7 @@ def fill(template: str, models: Sequence[Model], ending: str) -> str:
     if not any(NAME in line for line in lines):
         raise ValueError(f"the template has no line with {NAME}, the row to be filled")
     rows = [_values(model, ending) for model in models]
-    return "".join(_fill_line(line, row) for line in lines for row in (rows if NAME in line else [{}]))
+    return "".join(_fill_line(line, row) for line in lines for row in (rows if NAME in line else [None]))
 
 
 def find_template(name: str, ending: str) -> Path:
@@ -94,7 +107,9 @@ def find_template(name: str, ending: str) -> Path:
     """
     if ending not in FORMATS:
         raise ValueError(f"a table is written as {', '.join(FORMATS)}, not as {ending or 'a file without ending'}")
-    file = Path(name) if Path(name).suffix in FORMATS else _folder() / f"{name}{ending}"
+    file = Path(name)
+    if not file.is_file():
+        file = _folder() / (name if file.suffix in FORMATS else f"{name}{ending}")
     if not file.is_file():
         raise ValueError(f"no template {file}; there are {', '.join(template_names())}, or give the path of your own")
     if file.suffix != ending:
@@ -140,11 +155,16 @@ def _values(model: Model, ending: str) -> dict[str, str | float | None]:
     return {"name": name, "cases": len(model.metrics), **dict(flatten(summarise(model.metrics)))}
 
 
-def _fill_line(line: str, values: dict[str, str | float | None]) -> str:
+def _fill_line(line: str, values: dict[str, str | float | None] | None) -> str:
     def text(match: re.Match) -> str:
         name, form = match.groups()
+        if values is None:
+            raise ValueError(f"the template's {match[0]} is not on the line with {NAME}: it would belong to no model")
         if name not in values:
-            raise ValueError(f"the template asks for {{{{{name}}}}}, which the evaluation does not have")
-        return UNDEFINED if values[name] is None else format(values[name], form or "")
+            raise ValueError(f"the template asks for {match[0]}, which the evaluation does not have")
+        try:
+            return UNDEFINED if values[name] is None else format(values[name], form or "")
+        except ValueError as error:
+            raise ValueError(f"the template's {match[0]} has a format that does not fit: {error}") from error
 
-    return PLACEHOLDER.sub(text, line) if values else line
+    return PLACEHOLDER.sub(text, line)

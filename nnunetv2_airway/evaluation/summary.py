@@ -36,8 +36,8 @@ def write_summary(output: Path, evaluation: Evaluation) -> None:
     """Write ``summary.json``, ``cases.csv`` and ``branches.csv``.
 
     The summary holds, as nnU-Net's, ``metric_per_case`` and ``mean``, and beside them ``std`` (of a sample, with n - 1)
-    and ``median``, each over the cases where the figure is defined, and the names of ``missing``, ``extra`` and
-    ``failed`` cases. What is not defined is null.
+    and ``median``, each over the cases where the figure is defined, ``count`` of these, and the names of ``missing``,
+    ``extra`` and ``failed`` cases. What is not defined is null.
     """
     metrics = [record["metrics"] for record in evaluation.cases.values()]
     per_case = [
@@ -74,11 +74,12 @@ def write_summary(output: Path, evaluation: Evaluation) -> None:
 
 
 def summarise(metrics: Sequence[dict]) -> dict[str, dict]:
-    """Compute mean, standard deviation (n - 1) and median of each figure over the cases where it is not None."""
+    """Compute mean, standard deviation (n - 1), median and number of the cases where a figure is not None, for each."""
     return {
         "mean": _combine(metrics, lambda values: statistics.fmean(values) if values else None),
         "std": _combine(metrics, lambda values: statistics.stdev(values) if len(values) > 1 else None),
         "median": _combine(metrics, lambda values: statistics.median(values) if values else None),
+        "count": _combine(metrics, len),
     }
 
 
@@ -95,18 +96,21 @@ def table(evaluation: Evaluation) -> str:
     """Lay out the main figures: a line for each case, their mean, standard deviation and median, and by diameter."""
     metrics = {case: record["metrics"] for case, record in evaluation.cases.items()}
     summary = summarise(list(metrics.values()))
-    lines = _lines("case", COLUMNS, {**metrics, **summary} if len(metrics) > 1 else metrics)
+    rows = list(metrics.items())
+    if len(rows) > 1:
+        rows += [(name, summary[name]) for name in ("mean", "std", "median")]
+    lines = _lines("case", COLUMNS, rows)
     if len(metrics) > 1:
         lines.insert(len(metrics) + 1, "-" * len(lines[0]))
     diameters = summary["mean"].get("by_diameter", {})
-    lines += ["", *_lines("diameter mm", GROUP_COLUMNS, diameters)]
+    lines += ["", *_lines("diameter mm", GROUP_COLUMNS, list(diameters.items()))]
     return "\n".join(lines)
 
 
-def _lines(corner: str, columns: dict[str, str], rows: dict[str, dict]) -> list[str]:
-    first = max(map(len, (corner, *rows)))
+def _lines(corner: str, columns: dict[str, str], rows: Sequence[tuple[str, dict]]) -> list[str]:
+    first = max(len(name) for name in (corner, *(name for name, _ in rows)))
     lines = ["  ".join((corner.ljust(first), *columns))]
-    for name, metrics in rows.items():
+    for name, metrics in rows:
         flat = dict(flatten(metrics))
         cells = (_cell(flat.get(key)).rjust(len(head)) for head, key in columns.items())
         lines.append("  ".join((name.ljust(first), *cells)))

@@ -7,12 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import skimage
 
+from nnunetv2_airway import __version__
 from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
 from nnunetv2_airway.files import atomic_path
 
-FORMAT = "1"
-"""Another number has every tree parsed again."""
+FORMAT = f"1 {__version__} {skimage.__version__}"
+"""Another one has every tree parsed again; scikit-image does the thinning."""
 
 
 def stored_tree(file: Path, mask: np.ndarray, fingerprint: str) -> AirwayTree:

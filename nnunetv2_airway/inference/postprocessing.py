@@ -60,7 +60,7 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
     """Post-process every segmentation of a folder; geometry, data type and file names stay.
 
     Args:
-        source: folder of segmentations (.nii.gz, .nii, .nrrd, .mha, .mhd).
+        source: folder of segmentations (.nii.gz, .nii, .nrrd, .mha).
         target: another folder; created where it does not exist, files of the same names are replaced.
         processes: files worked on at once.
 

@@ -62,7 +62,7 @@ def test_evaluate_then_report(command, tmp_path):
     assert table[0].startswith("# ATM'22") and table[-1].startswith("| pred | ")
     file = tmp_path / "table.tex"
     result = command("nnUNetv2_airway_report", "-i", folder, "-t", "BAS", "-n", "mine", "-o", file, workspace=tmp_path)
-    assert "mine (2 cases)" in result.stdout and "    mine & " in file.read_text()
+    assert "mine (2 cases)" in result.stdout and "    {mine} & " in file.read_text()
 
 
 def test_evaluate_tells_by_its_exit_code_that_cases_are_missing(command, tmp_path):
@@ -72,6 +72,8 @@ def test_evaluate_tells_by_its_exit_code_that_cases_are_missing(command, tmp_pat
     assert "b: WARNING: no prediction for this reference" in result.stdout
     assert "a: WARNING: the prediction is empty" in result.stdout
     assert command(*line, "--chill", workspace=tmp_path).returncode == 0
+    report = command("nnUNetv2_airway_report", "-i", tmp_path / "pred" / "evaluation", workspace=tmp_path)
+    assert report.stdout.startswith("WARNING: pred lacks cases that were not evaluated: b\n")
     (tmp_path / "ref" / "b.nii.gz").unlink()
     (tmp_path / "pred" / "a.nii.gz").write_text("broken")
     result = command(*line, workspace=tmp_path)

@@ -50,17 +50,8 @@ def test_diameter_of_a_round_tube(axis, width):
     assert branch.length == pytest.approx(np.linalg.norm(ends * spacing), rel=0.03) and 80 < branch.length < 120
 
 
-def forked() -> np.ndarray:
-    mask = np.zeros((50, 40, 60), np.uint8)
-    mask[25:, 17:22, 28:33] = 1
-    for step in range(22):
-        mask[25 - step : 28 - step, 18:21, 29 - step : 32 - step] = 1
-        mask[25 - step : 28 - step, 18:21, 29 + step : 32 + step] = 1
-    return mask
-
-
-def test_branches_begin_at_their_parent_and_share_the_length_of_the_whole_centerline():
-    tree = parse_tree(forked())
+def test_branches_begin_at_their_parent_and_share_the_length_of_the_whole_centerline(fork):
+    tree = parse_tree(fork())
     measured = measure_branches(tree, SPACING)
     trachea = next(branch for branch in measured if branch.generation == 0)
     assert trachea.parent == 0 and trachea.start[0] > 45 and trachea.end[0] < 30
@@ -76,8 +67,8 @@ def test_branches_begin_at_their_parent_and_share_the_length_of_the_whole_center
     assert sum(branch.length for branch in measured) == pytest.approx(minimum_spanning_tree(apart).sum())
 
 
-def test_spacing_scales_lengths_and_diameters():
-    tree = parse_tree(forked())
+def test_spacing_scales_lengths_and_diameters(fork):
+    tree = parse_tree(fork())
     for small, large in zip(
         measure_branches(tree, SPACING), measure_branches(tree, np.array(SPACING) * 3), strict=True
     ):
@@ -87,9 +78,9 @@ def test_spacing_scales_lengths_and_diameters():
 
 
 @pytest.mark.parametrize("many", [0, 10**6])
-def test_the_nearest_branch_by_either_way(monkeypatch, many):
+def test_the_nearest_branch_by_either_way(monkeypatch, many, fork):
     monkeypatch.setattr(branches, "MANY", many)
-    tree = parse_tree(forked())
+    tree = parse_tree(fork())
     mask = np.random.default_rng(0).random(tree.shape) < 0.02
     nearest = nearest_branch(tree, mask, SPACING)
     apart = np.linalg.norm((np.argwhere(mask)[:, None] - tree.line) * SPACING, axis=-1)

@@ -17,17 +17,6 @@ OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)
 FLIPPED = (0, 0, -1, -1, 0, 0, 0, 1, 0)
 
 
-def fork(cut: int = 0) -> np.ndarray:
-    """A trunk and two branches, of which the right one ends ``cut`` steps early."""
-    mask = np.zeros((50, 40, 60), np.uint8)
-    mask[25:, 17:22, 28:33] = 1
-    for step in range(22):
-        mask[25 - step : 28 - step, 18:21, 29 - step : 32 - step] = 1
-        if step < 22 - cut:
-            mask[25 - step : 28 - step, 18:21, 29 + step : 32 + step] = 1
-    return mask
-
-
 def write(file: Path, mask: np.ndarray, *, origin=(-100.0, 20.0, 300.0), direction=OBLIQUE) -> None:
     image = sitk.GetImageFromArray(mask)
     image.SetSpacing(SPACING[::-1])
@@ -38,7 +27,7 @@ def write(file: Path, mask: np.ndarray, *, origin=(-100.0, 20.0, 300.0), directi
 
 
 @pytest.fixture
-def folders(tmp_path) -> tuple[Path, Path, Path]:
+def folders(tmp_path, fork) -> tuple[Path, Path, Path]:
     references, predictions = tmp_path / "labelsTs", tmp_path / "predictions"
     for case, cut in (("whole", 0), ("half", 12)):
         write(references / f"{case}.nii.gz", fork())
@@ -55,7 +44,7 @@ def rows(file: Path) -> list[dict]:
         return list(csv.DictReader(stream))
 
 
-def test_files_hold_the_figures_of_each_case_and_branch(folders):
+def test_files_hold_the_figures_of_each_case_and_branch(folders, fork):
     references, predictions, output = folders
     evaluation = evaluate_folder(references, predictions, output)
     names = {"summary.json", "cases.csv", "branches.csv"} | {
@@ -96,12 +85,15 @@ def test_files_hold_the_figures_of_each_case_and_branch(folders):
         )  # fmt: skip
         assert float(row["length_mm"]) == pytest.approx(branch.length, rel=1e-6)
         assert float(row["diameter_mm"]) == pytest.approx(branch.diameter, rel=1e-6)
-        assert tuple(int(row[f"end_{axis}"]) for axis in "zyx") == branch.end
+        for end in ("start", "end"):
+            assert tuple(int(row[f"{end}_{axis}"]) for axis in "zyx") == getattr(branch, end)
+        share = comparison.line_found[branch.number - 1] / comparison.line[branch.number - 1]
+        assert float(row["found_percent"]) == pytest.approx(100 * share)
         assert row["detected"] == str(int(detected))
     assert sorted(row["detected"] for row in branches) == ["0", "1", "1"]
 
 
-def test_missing_extra_and_failed_cases_are_listed_and_the_others_evaluated(folders):
+def test_missing_extra_and_failed_cases_are_listed_and_the_others_evaluated(folders, fork):
     references, predictions, output = folders
     write(references / "unpredicted.nii.gz", fork())
     write(predictions / "unknown.nii.gz", fork())
@@ -128,7 +120,7 @@ def test_folders_without_a_common_case(folders):
     assert not output.exists()
 
 
-def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders):
+def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders, fork):
     references, predictions, output = folders
     evaluate_folder(references, predictions, output)
     before = contents(output)
@@ -143,12 +135,52 @@ def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders):
 
     write(predictions / "whole.nrrd", fork(12))
     (output / "cases" / "half.json").write_text('{"fingerp')  # torn
+    (output / "cases" / "half.png").unlink()
     evaluation = evaluate_folder(references, predictions, output)
     assert evaluation.cases["whole"]["metrics"] == evaluation.cases["half"]["metrics"]
     assert contents(output)["cases/whole.png"] != b"looked at and marked"
+    (output / "cases" / "half.png").unlink()
+    evaluate_folder(references, predictions, output)
+    assert contents(output)["cases/half.png"] == before["cases/half.png"]
 
 
-def test_the_labels_that_are_airway_can_be_chosen_and_are_remembered(folders):
+def test_what_cannot_be_evaluated_now_leaves_no_earlier_results_behind(folders):
+    references, predictions, output = folders
+    evaluate_folder(references, predictions, output)
+    write(references / "new.nii.gz", np.ones((9, 9, 9), np.uint8))
+    write(predictions / "new.nii.gz", np.ones((9, 9, 9), np.uint8))
+    (predictions / "half.nrrd").write_text("broken")
+    (predictions / "whole.nrrd").unlink()
+    evaluate_folder(references, predictions, output)
+    assert {file.name for file in (output / "cases").iterdir()} == {"new.json", "new.png"}
+
+
+def test_names_are_not_read_as_formulas(folders):
+    references, predictions, output = folders
+    for folder, old in ((references, "half.nii.gz"), (predictions, "half.nrrd")):
+        (folder / old).rename(folder / old.replace("half", "a$^$ b,=1"))
+    assert not evaluate_folder(references, predictions, output).failed
+    assert rows(output / "cases.csv")[0]["case"] == "a$^$ b,=1"
+
+
+def test_references_without_any_airway_are_refused(folders):
+    references, predictions, output = folders
+    with pytest.raises(ValueError, match=r"no reference of .*labelsTs holds the labels \[7\]"):
+        evaluate_folder(references, predictions, output, airway=[7])
+
+
+def test_what_the_reference_loses_with_its_smaller_pieces_is_recorded(folders):
+    references, predictions, output = folders
+    reference = np.zeros((50, 40, 60), np.uint8)
+    reference[10:30, 10:15, 10:15] = 1
+    reference[31:36, 10:15, 10:15] = 1
+    write(references / "half.nii.gz", reference)
+    records = evaluate_folder(references, predictions, output).cases
+    assert records["half"]["reference_left_out"] == pytest.approx(5 / 25)
+    assert records["whole"]["reference_left_out"] == 0
+
+
+def test_the_labels_that_are_airway_can_be_chosen_and_are_remembered(folders, fork):
     references, predictions, output = folders
     walls = fork()
     walls[:, 16, :] = 2 * (fork()[:, 17, :] > 0)
@@ -161,7 +193,7 @@ def test_the_labels_that_are_airway_can_be_chosen_and_are_remembered(folders):
     assert metrics[0] == 100 > metrics[1]
 
 
-def test_trees_of_the_reference_are_kept_beside_it_and_made_again_when_they_do_not_fit(folders, monkeypatch):
+def test_trees_of_the_reference_are_kept_beside_it_and_made_again_when_they_do_not_fit(folders, monkeypatch, fork):
     references, predictions, output = folders
     trees = references.with_name("labelsTs_airway_trees")
     assert evaluate_folder(references, predictions, output).trees == trees
@@ -197,7 +229,7 @@ def test_where_nothing_can_be_written_beside_the_reference_trees_go_to_the_outpu
     assert len(list((output / "airway_trees").glob("*.npz"))) == 2
 
 
-def test_empty_masks_have_records_and_pictures_too(folders):
+def test_empty_masks_have_records_and_pictures_too(folders, fork):
     references, predictions, output = folders
     empty = np.zeros_like(fork())
     write(predictions / "half.nrrd", empty)
@@ -211,7 +243,7 @@ def test_empty_masks_have_records_and_pictures_too(folders):
 
 
 @pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), FLIPPED])
-def test_the_picture_is_upright_and_names_missed_branches_at_their_ends(folders, monkeypatch, direction):
+def test_the_picture_is_upright_and_names_missed_branches_at_their_ends(folders, monkeypatch, direction, fork):
     references, predictions, output = folders
     write(references / "half.nii.gz", fork(), direction=direction)
     write(predictions / "half.nrrd", fork(12), direction=direction)

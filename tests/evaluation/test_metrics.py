@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.evaluation.metrics import compare, evaluate_case
+from nnunetv2_airway.evaluation.branches import Branch
+from nnunetv2_airway.evaluation.metrics import Comparison, compare, evaluate_case
 from nnunetv2_airway.evaluation.tree import parse_tree
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
 
@@ -20,16 +21,6 @@ OFFICIAL = {
     "specificity": 3,
 }
 """Digits that the official code prints."""
-
-
-def fork() -> np.ndarray:
-    """A trunk along z of 5 x 5 x 25 voxels, and two branches of 3 x 3 x 22 below it."""
-    mask = np.zeros((50, 40, 60), np.uint8)
-    mask[25:, 17:22, 28:33] = 1
-    for step in range(22):
-        mask[25 - step : 28 - step, 18:21, 29 - step : 32 - step] = 1
-        mask[25 - step : 28 - step, 18:21, 29 + step : 32 + step] = 1
-    return mask
 
 
 @pytest.mark.parametrize("case", ["ATM_305", "ATM_384"])
@@ -98,7 +89,7 @@ def test_groups_divide_the_whole():
             assert figures["by_diameter"][name]["tree_length_detected"] == pytest.approx(100 * found / line)
 
 
-def test_one_branch_missed_and_one_leak_by_hand():
+def test_one_branch_missed_and_one_leak_by_hand(fork):
     reference = fork()
     tree = parse_tree(reference)
     trachea, left, right = (int(tree.labels[place]) for place in ((45, 19, 30), (8, 19, 13), (8, 19, 47)))
@@ -124,6 +115,31 @@ def test_one_branch_missed_and_one_leak_by_hand():
     assert figures["by_generation"]["1"] == without
 
 
+def branch(number: int, diameter: float, generation: int = 1) -> Branch:
+    return Branch(number, generation, 0, 10.0, diameter, (0, 0, 0), (0, 0, 0))
+
+
+def counted(diameters, line, found, generations=None) -> Comparison:
+    """A comparison of branches with these diameters and centerline voxels, and all voxels found."""
+    generations = generations or [1] * len(diameters)
+    branches = [branch(k, d, g) for k, (d, g) in enumerate(zip(diameters, generations, strict=True), start=1)]
+    line, voxels = np.array(line), np.full(len(line), 100)
+    return Comparison(
+        branches, line, np.array(found), 0.5 * np.array(found), voxels, voxels, 0 * voxels, 0, 1, 1000, 1.0
+    )
+
+
+def test_a_branch_is_detected_from_80_percent_of_its_centerline_on():
+    comparison = counted([1] * 6, [10, 5, 15, 10**5, 10**5, 3], [8, 4, 12, 80000, 79999, 2])
+    assert comparison.detected.tolist() == [True, True, True, True, False, False]
+
+
+def test_the_upper_limit_belongs_to_the_class_of_diameter():
+    comparison = counted([0.5, 2.0, 2.001, 4.0, 8.0, 8.001, 20.0], [10] * 7, [10] * 7)
+    classes = comparison.figures()["by_diameter"]
+    assert {name: group["branches"] for name, group in classes.items()} == {"0-2": 2, "2-4": 2, "4-8": 1, ">8": 2}
+
+
 def trifurcated() -> np.ndarray:
     """Trachea, two main bronchi, and four straight bronchi of the second generation, along x at y = 14 and 26."""
     mask = np.zeros((60, 40, 80), np.uint8)
@@ -145,11 +161,12 @@ def test_figures_of_exact09_by_hand():
     prediction[tree.labels == bronchus] = 0
     prediction[55:58, 24:30, 38:43] = 1  # beside the trachea: no leak
     prediction[32:35, 35, 20:23] = 1  # one voxel beyond the end of a bronchus: not a leak to count, but volume
+    prediction[35, 35, 61] = 1  # touches the corner of another: the same
     prediction[20:30, 30:33, 58:61] = 1  # two voxels below another bronchus: a leak
     exact = evaluate_case(prediction, reference, SPACING)["exact09"]
     assert exact["branch_count"] == 5 and exact["branch_detected"] == pytest.approx(100 * 5 / 6)
     assert exact["leakage_count"] == 1
-    false = 9 + 10 * 3 * 3
+    false = 9 + 1 + 10 * 3 * 3
     assert exact["leakage_volume_mm3"] == pytest.approx(false * VOXEL)
     kept = sum(
         np.count_nonzero(tree.labels == k + 1) for k in range(7) if tree.generations[k] == 2 and k + 1 != bronchus
@@ -168,14 +185,15 @@ def test_a_branch_of_which_more_than_a_millimetre_is_found_counts_for_exact09():
     tree = parse_tree(reference)
     bronchus = int(tree.labels[33, 8, 21])
     line = tree.line[tree.line_branch == bronchus]
-    for voxels, counted in ((0, 5), (1, 5), (3, 6)):
+    spacing = (2.5, 0.6, 0.8)  # 0.6 mm a voxel along the bronchus
+    for voxels, count in ((0, 5), (1, 5), (2, 6)):
         prediction = np.where(tree.labels == bronchus, 0, reference)
         middle = len(line) // 2
         prediction[tuple(line[middle : middle + voxels].T)] = 1
-        assert evaluate_case(prediction, reference, SPACING)["exact09"]["branch_count"] == counted
+        assert evaluate_case(prediction, reference, spacing)["exact09"]["branch_count"] == count
 
 
-def test_a_perfect_prediction():
+def test_a_perfect_prediction(fork):
     reference = fork()
     figures = evaluate_case(reference, reference, SPACING)
     for name in ("tree_length_detected", "branch_detected", "dice", "precision", "sensitivity", "specificity"):
@@ -184,7 +202,7 @@ def test_a_perfect_prediction():
     assert figures["exact09"]["leakage_count"] == figures["exact09"]["leakage_volume_mm3"] == 0
 
 
-def test_only_the_reference_is_reduced_to_its_largest_component():
+def test_only_the_reference_is_reduced_to_its_largest_component(fork):
     reference = fork()
     with_islands = reference.copy()
     with_islands[2:5, 2:6, 2:6] = 1
@@ -196,13 +214,14 @@ def test_only_the_reference_is_reduced_to_its_largest_component():
     assert figures["precision"] == pytest.approx(100 * reference.sum() / (reference.sum() + 3 * 4 * 4 + 1))
 
 
-def test_an_empty_prediction_finds_nothing():
+def test_an_empty_prediction_finds_nothing(fork):
     figures = evaluate_case(np.zeros_like(fork()), fork(), SPACING)
     for name in ("tree_length_detected", "branches_detected", "branch_detected", "dice", "precision", "sensitivity"):
         assert figures[name] == 0
     assert figures["specificity"] == 100 and figures["connected_components"] == 0
     assert figures["exact09"]["branch_count"] == figures["exact09"]["tree_length_cm"] == 0
     assert np.isnan(figures["exact09"]["false_positive_rate"])
+    assert evaluate_case(np.zeros_like(trifurcated()), trifurcated(), SPACING)["exact09"]["precision"] == 0
 
 
 def test_an_empty_reference_leaves_undefined_what_it_would_divide_by():
@@ -228,7 +247,7 @@ def test_spacing_scales_what_is_in_mm_and_nothing_else():
         assert small[name] == large[name]
 
 
-def test_arguments_are_checked():
+def test_arguments_are_checked(fork):
     with pytest.raises(ValueError, match=r"same shape, got \(50, 40, 59\) and \(50, 40, 60\)"):
         evaluate_case(fork()[..., :-1], fork(), SPACING)
     for spacing in ((1, 1), (1, 0, 1), (1, np.nan, 1), 1.0):

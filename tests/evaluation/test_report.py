@@ -57,6 +57,10 @@ def cells(line: str, ending: str) -> list[str]:
     return line.strip("| \\\n").split(split) if split else next(csv.reader([line]))
 
 
+def plain(name: str) -> str:
+    return re.sub(r"[\\{}]", "", name)
+
+
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_figures_stand_in_every_format(name, ending):
@@ -79,8 +83,8 @@ def test_a_row_for_each_model_with_mean_and_standard_deviation(tmp_path, ending)
     template = find_template("ATM22", ending).read_text()
     table = fill(template, models, ending)
     rows = [cells(line, ending) for line in table.splitlines()]
-    first = next(row for row in rows if row[0].replace("\\", "") == "a_b")
-    second = next(row for row in rows if row[0] == "second")
+    first = next(row for row in rows if plain(row[0]) == "a_b")
+    second = next(row for row in rows if plain(row[0]) == "second")
     assert NUMBER.findall(" ".join(first[1:])) == [
         "85.000", "7.071", "75.000", "7.071", "90.000", "0.000", "95.000", "0.000"
     ]  # fmt: skip
@@ -88,10 +92,10 @@ def test_a_row_for_each_model_with_mean_and_standard_deviation(tmp_path, ending)
     assert "{{" not in table
     ours = [line for line in template.splitlines() if "{{" in line]
     assert [line for line in template.splitlines() if line not in ours] == [
-        line for line in table.splitlines() if cells(line, ending)[0].replace("\\", "") not in ("a_b", "second")
+        line for line in table.splitlines() if plain(cells(line, ending)[0]) not in ("a_b", "second")
     ]
     exact = fill(find_template("EXACT09", ending).read_text(), models[1:], ending)
-    row = next(row for row in map(lambda line: cells(line, ending), exact.splitlines()) if row[0] == "second")
+    row = next(row for row in map(lambda line: cells(line, ending), exact.splitlines()) if plain(row[0]) == "second")
     assert NUMBER.findall(" ".join(row[1:])) == ["50.2", "60.5", "85.0"]
 
 
@@ -110,8 +114,9 @@ def test_evaluations_of_one_name_are_pooled_case_by_case(tmp_path):
 def test_names_do_not_break_the_table(tmp_path):
     [model] = read_models([write(tmp_path / "x", metrics(1.0, 1))], ['p^2, "50%" | a_b'])
     assert fill("{{name}}", [model], ".md") == r'p^2, "50%" \| a_b'
+    assert fill("{{name}}", read_models([tmp_path / "x"], ["a\\|\n b"]), ".md") == r"a\\\| b"
     assert next(csv.reader([fill("{{name}},1", [model], ".csv")])) == ['p^2, "50%" | a_b', "1"]
-    assert fill("{{name}}", [model], ".tex") == r'p\textasciicircum{}2, "50\%" | a\_b'
+    assert fill("{{name}}", [model], ".tex") == r'{p\textasciicircum{}2, "50\%" | a\_b}'
 
 
 def test_what_is_not_defined_is_a_dash(tmp_path):
@@ -143,14 +148,21 @@ def test_what_cannot_be_read_or_filled_is_said(tmp_path):
         with pytest.raises(ValueError, match=r"summary\.json (is not a summary|holds no case) of nnUNetv2_airway"):
             read_models([other])
     models = read_models([good])
-    with pytest.raises(ValueError, match=r"asks for \{\{mean\.recall\}\}, which the evaluation does not have"):
+    with pytest.raises(ValueError, match=r"asks for \{\{mean\.recall:\.1f\}\}, which the evaluation does not have"):
         fill("{{name}} {{mean.recall:.1f}}", models, ".md")
+    with pytest.raises(ValueError, match=r"\{\{mean\.dice:q\}\} has a format that does not fit"):
+        fill("{{name}} {{mean.dice:q}}", models, ".md")
+    with pytest.raises(ValueError, match=r"\{\{cases\}\} is not on the line with \{\{name\}\}"):
+        fill("{{cases}}\n{{name}}", models, ".md")
+    with pytest.raises(ValueError, match="given twice"):
+        read_models([good, good / ".." / "evaluation"], ["a", "a"])
     with pytest.raises(ValueError, match="no line with"):
         fill("| a |", models, ".md")
     with pytest.raises(ValueError, match=r"no template .*there are ATM22, BAS, EXACT09"):
         find_template("ATM21", ".md")
     with pytest.raises(ValueError, match=r"written as \.md, \.csv, \.tex, not as \.html"):
         find_template("ATM22", ".html")
+    assert find_template("ATM22.md", ".md") == find_template("ATM22", ".md")
     own = tmp_path / "own.md"
     own.write_text("{{name}}")
     assert find_template(str(own), ".md") == own

@@ -15,7 +15,13 @@ def test_statistics_by_hand_over_the_cases_that_have_a_figure():
     }  # fmt: skip
     assert summary["std"]["dice"] == 10.0 and summary["std"]["last"] is None
     assert summary["median"]["by_generation"]["1"]["dice"] == 60.0
-    assert summarise([]) == {"mean": {}, "std": {}, "median": {}}
+    assert summary["count"] == {
+        "dice": 3,
+        "branches": 3,
+        "by_generation": {"0": {"dice": 2}, "1": {"dice": 2}},
+        "last": 1,
+    }
+    assert summarise([]) == {"mean": {}, "std": {}, "median": {}, "count": {}}
 
 
 def test_groups_become_names():
@@ -47,3 +53,6 @@ def test_a_table_has_a_line_a_case_and_the_statistics():
     ]  # fmt: skip
     assert cells["case0"][0] == "-"
     assert "mean" not in table(evaluation(CASES[:1]))
+    named = evaluation(CASES)
+    named.cases["mean"] = named.cases.pop("case1")
+    assert [line.split()[3] for line in table(named).splitlines() if line.startswith("mean")] == ["70.00", "80.00"]

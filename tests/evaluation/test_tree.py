@@ -21,9 +21,8 @@ def parse_volume(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, tu
     skeleton = skeletonize(airway) > 0
     neighbours = ndimage.convolve(skeleton.astype(int), CORNERS.astype(int), mode="reflect")
     pieces, number = ndimage.label(skeleton & (neighbours <= 3), CORNERS)
-    sizes = ndimage.sum_labels(pieces > 0, pieces, range(number + 1))
-    pieces, number = ndimage.label(np.isin(pieces, np.flatnonzero(sizes >= 5)[1:] if sizes[0] >= 5 else
-                                           np.flatnonzero(sizes >= 5)) & (pieces > 0), CORNERS)  # fmt: skip
+    sizes = np.bincount(pieces.ravel())
+    pieces, number = ndimage.label((pieces > 0) & (sizes[pieces] >= 5), CORNERS)
     nearest = ndimage.distance_transform_edt(pieces == 0, return_distances=False, return_indices=True)
     labels = pieces[tuple(nearest)] * airway
     while True:
@@ -55,16 +54,6 @@ def parse_volume(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, tu
         number -= len(set(gone))
 
 
-def fork() -> np.ndarray:
-    """A trunk that the volume's upper edge cuts, and two branches below it."""
-    mask = np.zeros((50, 40, 60), np.uint8)
-    mask[25:, 17:22, 28:33] = 1
-    for step in range(22):
-        mask[25 - step : 28 - step, 18:21, 29 - step : 32 - step] = 1
-        mask[25 - step : 28 - step, 18:21, 29 + step : 32 + step] = 1
-    return mask
-
-
 def phantom(index: int) -> np.ndarray:
     options = PhantomOptions(shape=(72, 64, 80), spacing=(1.5, 1.0, 1.2), smallest=0.9)
     return synthesize(options, index)[1]
@@ -81,16 +70,32 @@ def test_every_voxel_is_the_official_one(reference, case):
     assert tree.num_branches == expected["branches"] and len(tree.line) == expected["skeleton_voxels"]
 
 
-def with_loop() -> np.ndarray:
+def with_loop(fork) -> np.ndarray:
     mask = fork()
     mask[8:11, 18:21, 12:48] = 1  # joins both branches
     mask[8:40, 18:21, 45:48] = 1
     return mask
 
 
-@pytest.mark.parametrize("make", [fork, with_loop, *(lambda index=index: phantom(index) for index in range(6))])
-def test_the_definition_step_by_step_gives_the_same(make):
-    mask = make()
+def cut(index: int) -> np.ndarray:
+    """A phantom of which the volume cuts airways at several faces."""
+    mask = phantom(index)
+    low, high = np.argwhere(mask).min(0), np.argwhere(mask).max(0)
+    quarter = (high - low) // 4
+    return mask[tuple(slice(a, b) for a, b in zip(low + quarter, high - quarter, strict=True))]
+
+
+MASKS = {
+    "fork": lambda fork: fork(),
+    "loop": with_loop,
+    **{f"phantom {index}": lambda fork, index=index: phantom(index) for index in range(6)},
+    **{f"cut phantom {index}": lambda fork, index=index: cut(index) for index in range(6)},
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_the_definition_step_by_step_gives_the_same(name, fork):
+    mask = MASKS[name](fork)
     labels, skeleton, branches = parse_volume(mask)
     tree = parse_tree(mask)
     assert np.array_equal(tree.labels, labels) and np.array_equal(tree.skeleton, skeleton)
@@ -103,7 +108,7 @@ def test_phantoms_are_trees_worth_comparing():
     assert min(branches) >= 5 and sum(branches) >= 40
 
 
-def test_a_fork_by_hand():
+def test_a_fork_by_hand(fork):
     mask = fork()
     tree = parse_tree(mask)
     assert tree.num_branches == 3 and tree.labels.dtype == np.uint16
@@ -114,7 +119,7 @@ def test_a_fork_by_hand():
     assert np.array_equal(tree.labels > 0, mask > 0)
 
 
-def test_islands_go_and_holes_are_filled():
+def test_islands_go_and_holes_are_filled(fork):
     mask = fork()
     whole = parse_tree(mask)
     mask[2:5, 2:6, 2:6] = 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunetv2_airway.maps.components import count_components, largest_component
+from nnunetv2_airway.maps.components import count_components, largest_component, with_neighbours
 
 
 @pytest.mark.parametrize("connectivity", [6, 26])
@@ -28,6 +28,11 @@ def test_a_hole_is_filled_and_a_tunnel_is_not_also_at_the_edge_of_the_volume():
     expected = mask.copy()
     expected[2, 3, 3] = 1
     assert np.array_equal(largest_component(mask, connectivity=6), expected > 0)
+
+
+def test_neighbours_are_those_of_faces_edges_and_corners_also_at_the_edge_of_the_volume():
+    mask = np.random.default_rng(0).random((9, 11, 13)) < 0.02
+    assert np.array_equal(with_neighbours(mask), ndimage.binary_dilation(mask, np.ones((3, 3, 3))))
 
 
 def test_nothing_stays_nothing():
