@@ -4,35 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from matplotlib.image import imread
 
-from nnunetv2_airway.evaluation import folder as module
 from nnunetv2_airway.evaluation.folder import evaluate_folder
 from nnunetv2_airway.evaluation.metrics import compare, evaluate_case
-from nnunetv2_airway.evaluation.tree import parse_tree
 
 SPACING = (2.5, 0.8, 0.6)
-OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)
-FLIPPED = (0, 0, -1, -1, 0, 0, 0, 1, 0)
-
-
-def write(file: Path, mask: np.ndarray, *, origin=(-100.0, 20.0, 300.0), direction=OBLIQUE) -> None:
-    image = sitk.GetImageFromArray(mask)
-    image.SetSpacing(SPACING[::-1])
-    image.SetOrigin(origin)
-    image.SetDirection(direction)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(file))
-
-
-@pytest.fixture
-def folders(tmp_path, fork) -> tuple[Path, Path, Path]:
-    references, predictions = tmp_path / "labelsTs", tmp_path / "predictions"
-    for case, cut in (("whole", 0), ("half", 12)):
-        write(references / f"{case}.nii.gz", fork())
-        write(predictions / f"{case}.nrrd", 3 * fork(cut))
-    return references, predictions, tmp_path / "out"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -93,13 +70,13 @@ def test_files_hold_the_figures_of_each_case_and_branch(folders, fork):
     assert sorted(row["detected"] for row in branches) == ["0", "1", "1"]
 
 
-def test_missing_extra_and_failed_cases_are_listed_and_the_others_evaluated(folders, fork):
+def test_missing_extra_and_failed_cases_are_listed_and_the_others_evaluated(folders, fork, write_mask):
     references, predictions, output = folders
-    write(references / "unpredicted.nii.gz", fork())
-    write(predictions / "unknown.nii.gz", fork())
-    write(references / "moved.nii.gz", fork())
-    write(predictions / "moved.nii.gz", fork(), origin=(-100.0, 20.0, 310.0))
-    write(references / "broken.nii.gz", fork())
+    write_mask(references / "unpredicted.nii.gz", fork())
+    write_mask(predictions / "unknown.nii.gz", fork())
+    write_mask(references / "moved.nii.gz", fork())
+    write_mask(predictions / "moved.nii.gz", fork(), origin=(-100.0, 20.0, 310.0))
+    write_mask(references / "broken.nii.gz", fork())
     (predictions / "broken.nii.gz").write_bytes(b"no image")
     evaluation = evaluate_folder(references, predictions, output)
     assert list(evaluation.cases) == ["half", "whole"]
@@ -120,7 +97,7 @@ def test_folders_without_a_common_case(folders):
     assert not output.exists()
 
 
-def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders, fork):
+def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders, fork, write_mask):
     references, predictions, output = folders
     evaluate_folder(references, predictions, output)
     before = contents(output)
@@ -133,7 +110,7 @@ def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders, fo
     assert after.pop("cases/whole.png") == b"looked at and marked"
     assert {name: content for name, content in before.items() if name != "cases/whole.png"} == after
 
-    write(predictions / "whole.nrrd", fork(12))
+    write_mask(predictions / "whole.nrrd", fork(12))
     (output / "cases" / "half.json").write_text('{"fingerp')  # torn
     (output / "cases" / "half.png").unlink()
     evaluation = evaluate_folder(references, predictions, output)
@@ -144,11 +121,11 @@ def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders, fo
     assert contents(output)["cases/half.png"] == before["cases/half.png"]
 
 
-def test_what_cannot_be_evaluated_now_leaves_no_earlier_results_behind(folders):
+def test_what_cannot_be_evaluated_now_leaves_no_earlier_results_behind(folders, write_mask):
     references, predictions, output = folders
     evaluate_folder(references, predictions, output)
-    write(references / "new.nii.gz", np.ones((9, 9, 9), np.uint8))
-    write(predictions / "new.nii.gz", np.ones((9, 9, 9), np.uint8))
+    write_mask(references / "new.nii.gz", np.ones((9, 9, 9), np.uint8))
+    write_mask(predictions / "new.nii.gz", np.ones((9, 9, 9), np.uint8))
     (predictions / "half.nrrd").write_text("broken")
     (predictions / "whole.nrrd").unlink()
     evaluate_folder(references, predictions, output)
@@ -169,57 +146,28 @@ def test_references_without_any_airway_are_refused(folders):
         evaluate_folder(references, predictions, output, airway=[7])
 
 
-def test_what_the_reference_loses_with_its_smaller_pieces_is_recorded(folders):
+def test_what_the_reference_loses_with_its_smaller_pieces_is_recorded(folders, write_mask):
     references, predictions, output = folders
     reference = np.zeros((50, 40, 60), np.uint8)
     reference[10:30, 10:15, 10:15] = 1
     reference[31:36, 10:15, 10:15] = 1
-    write(references / "half.nii.gz", reference)
+    write_mask(references / "half.nii.gz", reference)
     records = evaluate_folder(references, predictions, output).cases
     assert records["half"]["reference_left_out"] == pytest.approx(5 / 25)
     assert records["whole"]["reference_left_out"] == 0
 
 
-def test_the_labels_that_are_airway_can_be_chosen_and_are_remembered(folders, fork):
+def test_the_labels_that_are_airway_can_be_chosen_and_are_remembered(folders, fork, write_mask):
     references, predictions, output = folders
     walls = fork()
     walls[:, 16, :] = 2 * (fork()[:, 17, :] > 0)
-    write(references / "whole.nii.gz", walls)
+    write_mask(references / "whole.nii.gz", walls)
     assert "Say with -l" in evaluate_folder(references, predictions, output).failed["whole"]
     metrics = [
         evaluate_folder(references, predictions, output, airway=airway).cases["whole"]["metrics"]["sensitivity"]
         for airway in ([1, 3], [1, 2, 3])
     ]
     assert metrics[0] == 100 > metrics[1]
-
-
-def test_trees_of_the_reference_are_kept_beside_it_and_made_again_when_they_do_not_fit(folders, monkeypatch, fork):
-    references, predictions, output = folders
-    trees = references.with_name("labelsTs_airway_trees")
-    assert evaluate_folder(references, predictions, output).trees == trees
-    assert {file.name for file in trees.iterdir()} == {"half.npz", "whole.npz"}
-    parsed = []
-    monkeypatch.setattr(
-        "nnunetv2_airway.evaluation.tree_store.parse_tree", lambda mask: parsed.append(1) or parse_tree(mask)
-    )
-
-    def evaluate(case):
-        ending = {"half": 12, "whole": 0}[case]
-        (output / "cases" / f"{case}.json").unlink()
-        parsed.clear()
-        record = module._evaluate(case, references / f"{case}.nii.gz", predictions / f"{case}.nrrd", output / "cases",
-                                  trees, None)  # fmt: skip
-        assert record["metrics"]["by_generation"] == evaluate_case(fork(ending), fork(), SPACING)["by_generation"]
-        return len(parsed)
-
-    assert evaluate("whole") == 0
-    content = (trees / "whole.npz").read_bytes()
-    for damaged in (b"", b"no tree", content[: len(content) // 2]):
-        (trees / "whole.npz").write_bytes(damaged)
-        assert evaluate("whole") == 1 and evaluate("whole") == 0
-    write(references / "half.nii.gz", fork(), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
-    write(predictions / "half.nrrd", fork(12), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
-    assert evaluate("half") == 1
 
 
 def test_where_nothing_can_be_written_beside_the_reference_trees_go_to_the_output(folders):
@@ -229,45 +177,14 @@ def test_where_nothing_can_be_written_beside_the_reference_trees_go_to_the_outpu
     assert len(list((output / "airway_trees").glob("*.npz"))) == 2
 
 
-def test_empty_masks_have_records_and_pictures_too(folders, fork):
+def test_empty_masks_have_records_and_pictures_too(folders, fork, write_mask):
     references, predictions, output = folders
     empty = np.zeros_like(fork())
-    write(predictions / "half.nrrd", empty)
-    write(references / "whole.nii.gz", empty)
-    write(predictions / "whole.nrrd", empty)
+    write_mask(predictions / "half.nrrd", empty)
+    write_mask(references / "whole.nii.gz", empty)
+    write_mask(predictions / "whole.nrrd", empty)
     evaluation = evaluate_folder(references, predictions, output)
     assert evaluation.cases["half"]["metrics"]["tree_length_detected"] == 0
     assert evaluation.cases["whole"]["metrics"]["tree_length_detected"] is None
     assert "NaN" not in (output / "summary.json").read_text()
     assert all(imread(output / "cases" / f"{case}.png").size for case in ("half", "whole"))
-
-
-@pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), FLIPPED])
-def test_the_picture_is_upright_and_names_missed_branches_at_their_ends(folders, monkeypatch, direction, fork):
-    references, predictions, output = folders
-    write(references / "half.nii.gz", fork(), direction=direction)
-    write(predictions / "half.nrrd", fork(12), direction=direction)
-    drawn = {}
-
-    def note(file, prediction, reference, spacing, *, title, marks):
-        drawn.update(
-            prediction=prediction.copy(), reference=reference.copy(), spacing=spacing, title=title, marks=marks
-        )
-
-    monkeypatch.setattr(module, "write_projections", note)
-    output.mkdir()
-    module._evaluate("half", references / "half.nii.gz", predictions / "half.nrrd", output, output, None)
-    # in LPS, axes (plane, row, column) run to the head, the back and the left
-    rotation = np.round(np.array(direction).reshape(3, 3)).astype(int)
-    order = [int(np.flatnonzero(rotation[2 - axis])[0]) for axis in range(3)]  # image axis (x, y, z) of each array axis
-    expected = np.transpose(fork(), [2 - axis for axis in order])
-    for axis in range(3):
-        if rotation[2 - axis, order[axis]] < 0:
-            expected = np.flip(expected, axis)
-    assert np.array_equal(drawn["reference"], expected)
-    assert drawn["spacing"] == pytest.approx([SPACING[2 - axis] for axis in order])
-    [(number, place)] = drawn["marks"].items()
-    assert expected[tuple(place)] and not drawn["prediction"][tuple(place)]
-    branch = compare(fork(12), fork(), SPACING).branches[int(number) - 1]
-    assert fork()[branch.end] and branch.end[2] > 48
-    assert drawn["title"].startswith("half: tree length 8")

@@ -44,3 +44,18 @@ def test_an_empty_case_still_has_a_picture(tmp_path):
     empty = np.zeros((5, 6, 7), np.uint8)
     write_projections(tmp_path / "a.png", empty, empty, (1.0, 1.0, 1.0), title="nothing")
     assert imread(tmp_path / "a.png").size > 0
+
+
+def test_a_mark_stands_at_its_voxel_in_each_view(tmp_path):
+    reference = np.zeros((20, 30, 60), bool)
+    reference[14:17, 15, 10:40] = True
+    pictures = []
+    for marks in ({}, {"$7": (15, 15, 35)}):
+        write_projections(tmp_path / "a.png", ~reference, reference, (3.0, 1.0, 1.0), title="$^$", marks=marks)
+        pictures.append(imread(tmp_path / "a.png")[..., :3])
+    changed = np.abs(pictures[0] - pictures[1]).max(-1) > 0.1
+    columns = np.flatnonzero(changed.any(0)) / changed.shape[1]
+    # widths of the panels: 60, 30 and 60 mm; the mark at 35.5 mm of 60, 15.5 of 30, and 35.5 of 60
+    for expected in ((35.5) / 150, (60 + 15.5) / 150, (90 + 35.5) / 150):
+        assert np.abs(columns - expected).min() < 0.03
+    assert 30 < changed.sum() < 2000
