@@ -69,12 +69,11 @@ def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
     image = read_volume(file)
     array = sitk.GetArrayViewFromImage(image)
     if airway is None:
-        values = np.unique(array[array != 0])
+        values = foreground_values(array)
         if len(values) > 1:
-            shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
             raise ValueError(
-                f"{file} must be a mask with one value besides 0, got {len(values)}: {shown}. Say with -l which of "
-                f"them are airway"
+                f"{file} must be a mask with one value besides 0, got {', '.join(f'{v:g}' for v in values)}. Say "
+                f"with -l which of its labels are airway"
             )
         mask = array != 0
     else:
@@ -82,6 +81,19 @@ def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
     result = sitk.GetImageFromArray(mask.astype(np.uint8))
     result.CopyInformation(image)
     return result
+
+
+def foreground_values(array: np.ndarray, *, most: int = 5) -> np.ndarray:
+    """Find values other than 0: the only one, or where there are several, some of them, at most ``most``.
+
+    It looks at each voxel twice and sorts few, so that a probability map or a CT is recognised as fast as a mask.
+    """
+    values = array[array != 0]
+    if not len(values) or (values == values[0]).all():
+        return values[:1]
+    other = values[np.argmax(values != values[0])]
+    sample = values[:: max(1, len(values) // 10_000)]
+    return np.sort(np.unique(np.concatenate((values[:1], [other], sample)))[:most])
 
 
 def write_image(image: sitk.Image, target: Path) -> None:

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.images import list_images, read_mask, read_volume, require_same_geometry, write_image
+from nnunetv2_airway.images import (
+    foreground_values,
+    list_images,
+    read_mask,
+    read_volume,
+    require_same_geometry,
+    write_image,
+)
 
 OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1)
 
@@ -64,9 +71,21 @@ def test_of_several_values_one_has_to_be_chosen(tmp_path):
     array = np.zeros((5, 6, 7), np.uint8)
     array[1, 2, 3:6] = 1, 2, 4
     write_image(image(array), tmp_path / "a.nii.gz")
-    with pytest.raises(ValueError, match=r"got 3: 1, 2, 4\. Say with -l"):
+    with pytest.raises(ValueError, match=r"besides 0, got 1, 2, 4\. Say with -l"):
         read_mask(tmp_path / "a.nii.gz")
     assert np.array_equal(sitk.GetArrayFromImage(read_mask(tmp_path / "a.nii.gz", [1, 4])), np.isin(array, [1, 4]))
+
+
+def test_values_besides_0_are_found_without_sorting_them_all():
+    rng = np.random.default_rng(0)
+    assert foreground_values(np.zeros((3, 4))).tolist() == []
+    assert foreground_values(np.array([0, 7, 0, 7])).tolist() == [7]
+    assert foreground_values(np.array([3, 0, -1, 3, 2])).tolist() == [-1, 2, 3]
+    many = foreground_values(rng.random((50, 60, 70)))
+    assert len(many) == 5 and (np.diff(many) > 0).all()
+    rare = np.ones(10**6, np.uint8)
+    rare[123457] = 2
+    assert foreground_values(rare).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(

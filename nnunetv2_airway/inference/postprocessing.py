@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.files import atomic_path, last_line
-from nnunetv2_airway.images import list_images, read_volume, write_image
+from nnunetv2_airway.images import foreground_values, list_images, read_volume, write_image
 from nnunetv2_airway.maps.components import largest_component
 from nnunetv2_airway.parallel import finished_cases
 
@@ -30,7 +30,7 @@ def keep_airway_tree(segmentation: np.ndarray) -> np.ndarray:
     """
     if segmentation.ndim != 3:
         raise ValueError(f"a segmentation with three axes is needed, got shape {segmentation.shape}")
-    values = np.unique(segmentation[segmentation != 0])
+    values = foreground_values(segmentation)
     if len(values) > 1:
         raise ValueError(f"one foreground value is needed, got {values.tolist()}: post-process binary airway masks")
     result = np.zeros_like(segmentation)
