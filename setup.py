@@ -73,6 +73,7 @@ setup(
         "batchgeneratorsv2>=0.3",
         "blosc2>=3.3.2",
         "SimpleITK>=2.2",
+        "nibabel",
         "numpy",
         "scipy>=1.11",
         "scikit-image>=0.22",

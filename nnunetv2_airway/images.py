@@ -1,9 +1,13 @@
 """Volumes and masks on disk, and whether two of them share one geometry."""
 
+import gzip
+import math
+import zlib
 from collections.abc import Collection
 from itertools import product
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -19,10 +23,12 @@ def list_images(folder: Path) -> dict[str, Path]:
     """Return the image files of a folder by name without ending, sorted.
 
     Raises:
-        ValueError: there are none, or two of one name.
+        ValueError: there is no such folder, no image in it, or two of one name.
     """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
     images: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for file in sorted(folder.iterdir()):
         ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
         if ending is None or file.name.startswith(".") or not file.is_file():
             continue
@@ -45,12 +51,30 @@ def read_volume(file: Path) -> sitk.Image:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise ValueError(f"cannot read {file}: {last_line(error)}") from error
+    _require_whole(file)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(
             f"{file} must be one 3-D volume, got {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} values a voxel"
         )
     return image
+
+
+def _require_whole(file: Path) -> None:
+    """Check that a NIfTI file has all its bytes: of one that was copied in part, ITK makes zeros without a word."""
+    whole = True
+    if file.name.endswith(".nii.gz"):
+        try:
+            with gzip.open(file) as content:
+                while content.read(2**24):
+                    pass
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            whole = False
+    elif file.suffix == ".nii":
+        voxels = nibabel.load(file).dataobj
+        whole = file.stat().st_size >= voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
+    if not whole:
+        raise ValueError(f"cannot read {file}: it ends early or is damaged; copy or make it again")
 
 
 def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
@@ -64,20 +88,31 @@ def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
         Image of 8-bit values, 1 inside airways and 0 elsewhere.
 
     Raises:
-        ValueError: it cannot be read, or holds several values and nothing says which are airway; the file is named.
+        ValueError: it cannot be read, holds several values and nothing says which are airway, or values but none of
+            these; the file is named.
     """
     image = read_volume(file)
     array = sitk.GetArrayViewFromImage(image)
     if airway is None:
         values = foreground_values(array)
         if len(values) > 1:
+            if (values != np.round(values)).any():
+                advice = "Is it a probability map? Threshold it first"
+            elif values[0] < 0:
+                advice = "Is it a CT? Look whether this is the right folder"
+            else:
+                advice = "Say with -l which labels are airway, in both folders"
             raise ValueError(
-                f"{file} must be a mask with one value besides 0, got {', '.join(f'{v:g}' for v in values)}. Say "
-                f"with -l which of its labels are airway"
+                f"{file} must be a mask with one value besides 0, got {', '.join(f'{v:g}' for v in values)}. {advice}"
             )
         mask = array != 0
     else:
         mask = np.isin(array, list(airway))
+        if not mask.any() and array.any():
+            values = ", ".join(f"{value:g}" for value in foreground_values(array))
+            raise ValueError(
+                f"{file} holds none of the labels {sorted(airway)}, but {values}; -l names those of both folders"
+            )
     result = sitk.GetImageFromArray(mask.astype(np.uint8))
     result.CopyInformation(image)
     return result

@@ -3,6 +3,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_airway.images import (
+    ENDINGS,
     foreground_values,
     list_images,
     read_mask,
@@ -37,10 +38,11 @@ def test_images_are_listed_by_name_without_ending(tmp_path):
         list_images(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "missing"])
-def test_a_folder_without_images(tmp_path, name):
+def test_a_folder_without_images(tmp_path):
     with pytest.raises(ValueError, match="no segmentations"):
-        list_images(tmp_path / name)
+        list_images(tmp_path)
+    with pytest.raises(ValueError, match=r"there is no folder .*missing"):
+        list_images(tmp_path / "missing")
 
 
 def test_what_is_no_volume_is_named(tmp_path):
@@ -73,7 +75,34 @@ def test_of_several_values_one_has_to_be_chosen(tmp_path):
     write_image(image(array), tmp_path / "a.nii.gz")
     with pytest.raises(ValueError, match=r"besides 0, got 1, 2, 4\. Say with -l"):
         read_mask(tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match=r"holds none of the labels \[3, 7\], but 1, 2, 4"):
+        read_mask(tmp_path / "a.nii.gz", [7, 3])
     assert np.array_equal(sitk.GetArrayFromImage(read_mask(tmp_path / "a.nii.gz", [1, 4])), np.isin(array, [1, 4]))
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"), [([0.25, 0.5], "Is it a probability map"), ([-1000, -7, 40], "Is it a CT")]
+)
+def test_what_is_no_mask_is_recognised(tmp_path, values, advice):
+    array = np.zeros((5, 6, 7), np.float32)
+    array[1, 2, : len(values)] = values
+    write_image(image(array), tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match=advice):
+        read_mask(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_was_copied_in_part_is_refused(tmp_path, ending, compressed):
+    array = (np.random.default_rng(0).random((20, 24, 26)) < 0.2).astype(np.uint8)
+    file = tmp_path / f"a{ending}"
+    sitk.WriteImage(image(array), str(file), useCompression=compressed)
+    assert np.array_equal(sitk.GetArrayFromImage(read_mask(file)), array)
+    content = file.read_bytes()
+    for share in (0.3, 0.9):
+        file.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match=rf"cannot read .*a{ending}"):
+            read_mask(file)
 
 
 def test_values_besides_0_are_found_without_sorting_them_all():

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
 
+UNLIKE = 10.0
+"""Dice in percent below which a prediction may belong to another CT."""
 LEFT_OUT = 0.01
 """Share of a reference outside its largest component that is worth a warning."""
 
@@ -32,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         metavar="LABEL",
-        help="the labels that are airway (default: the only one besides 0)",
+        help="the labels that are airway, in both folders (default: the only one besides 0)",
     )
     parser.add_argument(
         "--chill", action="store_true", help="a reference without a prediction is listed, but is no failure"
@@ -54,17 +56,27 @@ def _evaluate(args: argparse.Namespace) -> None:
     output = args.o or args.pred / "evaluation"
     evaluation = evaluate_folder(args.ref, args.pred, output, airway=args.l, processes=args.np)
     if evaluation.cases:
+        earlier = sum("from_earlier" in record for record in evaluation.cases.values())
+        if earlier:
+            print(f"{earlier} of {len(evaluation.cases)} cases had been evaluated before and have not changed.")
         print(table(evaluation))
         print(
             "\nlength: share of the reference's centerline that lies in the prediction; branches: share of its branches"
             "\nof which 80 % of the centerline does; leakage: what is predicted outside the reference, without trachea"
-            "\nand main bronchi; pieces: connected components of the prediction."
+            "\nand main bronchi (generation 1); pieces: connected components of the prediction. The lower table has the"
+            "\ncases' means for branches by their diameter."
         )
     for case, record in evaluation.cases.items():
-        if not record["metrics"]["branches"]:
+        metrics = record["metrics"]
+        if not metrics["branches"]:
             print(f"{case}: WARNING: the reference is empty")
-        if not record["metrics"]["connected_components"]:
+        if not metrics["connected_components"]:
             print(f"{case}: WARNING: the prediction is empty")
+        elif metrics["branches"] and metrics["dice"] < UNLIKE:
+            print(
+                f"{case}: WARNING: the prediction has hardly anything in common with the reference. Is it another CT's "
+                f"or flipped? See {output / 'cases' / case}.png"
+            )
         if record["reference_left_out"] > LEFT_OUT:
             print(
                 f"{case}: WARNING: {100 * record['reference_left_out']:.1f} % of the reference share no face with the "
@@ -78,6 +90,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{case}: FAILED: {error}")
     print(f"Results are in {output}, pictures in {output / 'cases'}, the references' trees in {evaluation.trees}")
     failed = len(evaluation.failed)
+    if failed and not evaluation.cases:
+        raise ValueError(f"none of the {failed} cases could be evaluated")
     if failed:
         raise ValueError(
             f"{failed} case{'s' * (failed > 1)} could not be evaluated; the figures are those of the others"

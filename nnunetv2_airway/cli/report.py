@@ -54,10 +54,11 @@ def _report(args: argparse.Namespace) -> None:
         for template, ending in zip(templates, endings, strict=True)
     ]
     for model in models:
-        if model.left_out:
-            print(f"WARNING: {model.name} lacks cases that were not evaluated: {', '.join(model.left_out)}")
+        for warning in model.warnings:
+            print(f"WARNING: {warning}")
     if not args.o:
         print(tables[0], end="")
     for file, table in zip(args.o or [], tables, strict=False):
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, table)
         print(f"wrote {file}: {', '.join(f'{model.name} ({len(model.metrics)} cases)' for model in models)}")

@@ -24,7 +24,8 @@ class Branch:
         number: from 1, its label in ``AirwayTree.labels``.
         generation: 0 for the trachea.
         parent: its parent's number, 0 for the trachea.
-        length: of its centerline, in mm. Thinning stops short of a free end by up to the airway's radius.
+        length: of all its centerline, in mm; where pieces side by side were merged into one branch, of each of them.
+            Thinning stops short of a free end by up to the airway's radius.
         diameter: mean, in mm: of the circle whose area is volume over length, where the volume of a centerline voxel is
             that nearest to it, and voxels at free ends, with all that lies beyond them, do not count.
         start: the centerline voxel (plane, row, column) where it begins, seen from the trachea.

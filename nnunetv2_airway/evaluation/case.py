@@ -40,7 +40,7 @@ def evaluate_files(
     Returns:
         The record: both files, ``metrics`` as ``evaluate_case`` gives them with None for nan, ``branches``, each with
         the share ``found`` of its centerline in percent and whether it is ``detected``, and ``reference_left_out``, the
-        share of the reference outside its largest component.
+        share of the reference outside its largest component; with ``from_earlier`` if it was read.
 
     Raises:
         ValueError: a file cannot be read or is no mask, or the geometries differ.
@@ -49,7 +49,8 @@ def evaluate_files(
     fingerprint = [FORMAT, digests["reference"], digests["prediction"], airway and sorted(airway)]
     record_file, picture = folder / f"{case}.json", folder / f"{case}.png"
     if (earlier := _earlier(record_file, fingerprint)) and picture.exists():
-        return {**earlier, "reference_file": str(reference_file), "prediction_file": str(prediction_file)}
+        files = {"reference_file": str(reference_file), "prediction_file": str(prediction_file)}
+        return {**earlier, **files, "from_earlier": True}
 
     forget(folder, case)
     reference, prediction = read_mask(reference_file, airway), read_mask(prediction_file, airway)

@@ -53,15 +53,18 @@ def evaluate_folder(
             the prediction is false.
 
     Raises:
-        ValueError: a folder holds no images, the folders have no case in common, or all references are empty.
+        ValueError: a folder holds no images, the folders have no case in common, all references are empty, or the
+            output is the folder of the references.
         OSError: the results cannot be written.
     """
     ours, theirs = list_images(predictions), list_images(references)
+    if output.resolve() == references.resolve():
+        raise ValueError(f"-o is the folder of the references {references}; choose another one for the results")
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         raise ValueError(
             f"no prediction has the name of a reference: {predictions} holds {_some(ours)}, {references} holds "
-            f"{_some(theirs)}"
+            f"{_some(theirs)}; names must be the same, also in endings such as _0000"
         )
     (output / "cases").mkdir(parents=True, exist_ok=True)
     missing = sorted(theirs.keys() - ours.keys())

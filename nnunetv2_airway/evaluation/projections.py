@@ -80,7 +80,8 @@ def write_projections(
         panel.set(title=name, xlabel="mm", ylabel="mm", ylim=(middle - up * tallest / 2, middle + up * tallest / 2))
     figure.suptitle(title, parse_math=False)
     handles = [Patch(color=c, label=n) for c, n in ((FOUND, "found"), (MISSED, "missed"), (FALSE, "false"))]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    words = "colours mix where one lies behind another" + ("; numbers: missed branches, at their ends" if marks else "")
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, title=words)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, dpi=130)
 

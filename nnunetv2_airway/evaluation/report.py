@@ -7,8 +7,9 @@ double braces are ``{{cases}}``, the number of cases, and figures of ``summary.j
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nnunetv2_airway
@@ -44,12 +45,27 @@ class Model:
     Args:
         name: as it shall stand in the table.
         metrics: the figures of each case.
+        cases: their names.
         left_out: cases without a prediction and cases that failed.
+        empty: cases whose prediction is empty.
     """
 
     name: str
-    metrics: list[dict]
-    left_out: list[str]
+    metrics: list[dict] = field(default_factory=list)
+    cases: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the row should know."""
+        twice = sorted(case for case, times in Counter(self.cases).items() if times > 1)
+        words = {
+            "cases that were not evaluated": self.left_out,
+            "cases with an empty prediction, which lowers mean leakage": self.empty,
+            "cases that count more than once": twice,
+        }
+        return [f"{self.name} has {text}: {', '.join(cases)}" for text, cases in words.items() if cases]
 
 
 def read_models(evaluations: Sequence[Path], names: Sequence[str] | None = None) -> list[Model]:
@@ -73,11 +89,13 @@ def read_models(evaluations: Sequence[Path], names: Sequence[str] | None = None)
         raise ValueError(f"one name for each evaluation is needed, got {len(names)} for {len(evaluations)}")
     if len({folder.resolve() for folder in evaluations}) < len(evaluations):
         raise ValueError("an evaluation is given twice; its cases would count twice")
-    models = {name: Model(" ".join(name.split()), [], []) for name in names}
+    models = {name: Model(" ".join(name.split())) for name in names}
     for name, folder in zip(names, evaluations, strict=True):
         summary = _read_summary(folder)
         models[name].metrics.extend(case["metrics"] for case in summary["metric_per_case"])
+        models[name].cases.extend(case["case"] for case in summary["metric_per_case"])
         models[name].left_out.extend([*summary["missing"], *summary["failed"]])
+        models[name].empty.extend(summary["empty"])
     return list(models.values())
 
 
@@ -139,14 +157,14 @@ def _read_summary(evaluation: Path) -> dict:
     file = evaluation / "summary.json" if evaluation.is_dir() else evaluation
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-        complete = summary["metric_per_case"] and {"missing", "failed"} <= summary.keys()
+        complete = summary["metric_per_case"] and {"empty", "missing", "failed"} <= summary.keys()
         complete = complete and all("tree_length_detected" in case["metrics"] for case in summary["metric_per_case"])
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}; run nnUNetv2_airway_evaluate first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not a summary of nnUNetv2_airway_evaluate") from error
     if not complete:
-        raise ValueError(f"{file} holds no case of nnUNetv2_airway_evaluate")
+        raise ValueError(f"{file} holds no case that nnUNetv2_airway_evaluate has evaluated; run it first")
     return summary
 
 

@@ -36,8 +36,8 @@ def write_summary(output: Path, evaluation: Evaluation) -> None:
     """Write ``summary.json``, ``cases.csv`` and ``branches.csv``.
 
     The summary holds, as nnU-Net's, ``metric_per_case`` and ``mean``, and beside them ``std`` (of a sample, with n - 1)
-    and ``median``, each over the cases where the figure is defined, ``count`` of these, and the names of ``missing``,
-    ``extra`` and ``failed`` cases. What is not defined is null.
+    and ``median``, each over the cases where the figure is defined, ``count`` of these, and the names of cases with an
+    ``empty`` prediction and of ``missing``, ``extra`` and ``failed`` ones. What is not defined is null.
     """
     metrics = [record["metrics"] for record in evaluation.cases.values()]
     per_case = [
@@ -49,6 +49,7 @@ def write_summary(output: Path, evaluation: Evaluation) -> None:
         {
             "metric_per_case": per_case,
             **summarise(metrics),
+            "empty": [case for case, metrics in zip(evaluation.cases, metrics, strict=True) if _is_empty(metrics)],
             "missing": evaluation.missing,
             "extra": evaluation.extra,
             "failed": evaluation.failed,
@@ -102,8 +103,8 @@ def table(evaluation: Evaluation) -> str:
     lines = _lines("case", COLUMNS, rows)
     if len(metrics) > 1:
         lines.insert(len(metrics) + 1, "-" * len(lines[0]))
-    diameters = summary["mean"].get("by_diameter", {})
-    lines += ["", *_lines("diameter mm", GROUP_COLUMNS, list(diameters.items()))]
+    diameters = summary["mean"].get("by_diameter", {}).items()
+    lines += ["", *_lines("by diameter", GROUP_COLUMNS, [group for group in diameters if group[1]["branches"]])]
     return "\n".join(lines)
 
 
@@ -115,6 +116,10 @@ def _lines(corner: str, columns: dict[str, str], rows: Sequence[tuple[str, dict]
         cells = (_cell(flat.get(key)).rjust(len(head)) for head, key in columns.items())
         lines.append("  ".join((name.ljust(first), *cells)))
     return lines
+
+
+def _is_empty(metrics: dict) -> bool:
+    return metrics["connected_components"] == 0
 
 
 def _cell(value: float | None) -> str:

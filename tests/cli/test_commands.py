@@ -73,12 +73,14 @@ def test_evaluate_tells_by_its_exit_code_that_cases_are_missing(command, tmp_pat
     assert "a: WARNING: the prediction is empty" in result.stdout
     assert command(*line, "--chill", workspace=tmp_path).returncode == 0
     report = command("nnUNetv2_airway_report", "-i", tmp_path / "pred" / "evaluation", workspace=tmp_path)
-    assert report.stdout.startswith("WARNING: pred lacks cases that were not evaluated: b\n")
+    warnings = report.stdout.splitlines()[:2]
+    assert warnings[0] == "WARNING: pred has cases that were not evaluated: b"
+    assert warnings[1].startswith("WARNING: pred has cases with an empty prediction") and warnings[1].endswith(": a")
     (tmp_path / "ref" / "b.nii.gz").unlink()
     (tmp_path / "pred" / "a.nii.gz").write_text("broken")
     result = command(*line, workspace=tmp_path)
     assert result.returncode == 1 and "a: FAILED: cannot read" in result.stdout
-    assert "1 case could not be evaluated" in result.stderr
+    assert "none of the 1 cases could be evaluated" in result.stderr
 
 
 def test_what_a_user_can_mend_ends_in_one_line(command, tmp_path):

@@ -105,7 +105,8 @@ def test_finished_cases_are_not_evaluated_again_until_a_file_changes(folders, fo
     (output / "cases" / "half.json").unlink()
     (output / "cases" / "whole.png").write_bytes(b"looked at and marked")
     (output / "summary.json").unlink()
-    evaluate_folder(references, predictions, output)
+    cases = evaluate_folder(references, predictions, output).cases
+    assert ["from_earlier" in cases[case] for case in ("half", "whole")] == [False, True]
     after = contents(output)
     assert after.pop("cases/whole.png") == b"looked at and marked"
     assert {name: content for name, content in before.items() if name != "cases/whole.png"} == after
@@ -140,10 +141,14 @@ def test_names_are_not_read_as_formulas(folders):
     assert rows(output / "cases.csv")[0]["case"] == "a$^$ b,=1"
 
 
-def test_references_without_any_airway_are_refused(folders):
+def test_references_without_any_airway_are_refused(folders, fork, write_mask):
     references, predictions, output = folders
-    with pytest.raises(ValueError, match=r"no reference of .*labelsTs holds the labels \[7\]"):
-        evaluate_folder(references, predictions, output, airway=[7])
+    for case in ("half", "whole"):
+        write_mask(references / f"{case}.nii.gz", 0 * fork())
+    with pytest.raises(ValueError, match=r"no reference of .*labelsTs holds airways"):
+        evaluate_folder(references, predictions, output)
+    with pytest.raises(ValueError, match="-o is the folder of the references"):
+        evaluate_folder(references, predictions, references / ".." / "labelsTs")
 
 
 def test_what_the_reference_loses_with_its_smaller_pieces_is_recorded(folders, write_mask):
@@ -184,6 +189,7 @@ def test_empty_masks_have_records_and_pictures_too(folders, fork, write_mask):
     write_mask(references / "whole.nii.gz", empty)
     write_mask(predictions / "whole.nrrd", empty)
     evaluation = evaluate_folder(references, predictions, output)
+    assert json.loads((output / "summary.json").read_text())["empty"] == ["half", "whole"]
     assert evaluation.cases["half"]["metrics"]["tree_length_detected"] == 0
     assert evaluation.cases["whole"]["metrics"]["tree_length_detected"] is None
     assert "NaN" not in (output / "summary.json").read_text()

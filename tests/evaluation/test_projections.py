@@ -53,7 +53,7 @@ def test_a_mark_stands_at_its_voxel_in_each_view(tmp_path):
     for marks in ({}, {"$7": (15, 15, 35)}):
         write_projections(tmp_path / "a.png", ~reference, reference, (3.0, 1.0, 1.0), title="$^$", marks=marks)
         pictures.append(imread(tmp_path / "a.png")[..., :3])
-    changed = np.abs(pictures[0] - pictures[1]).max(-1) > 0.1
+    changed = (np.abs(pictures[0] - pictures[1]).max(-1) > 0.1)[: pictures[0].shape[0] * 9 // 10]  # without the legend
     columns = np.flatnonzero(changed.any(0)) / changed.shape[1]
     # widths of the panels: 60, 30 and 60 mm; the mark at 35.5 mm of 60, 15.5 of 30, and 35.5 of 60
     for expected in ((35.5) / 150, (60 + 15.5) / 150, (90 + 35.5) / 150):

@@ -48,7 +48,8 @@ def metrics(length: float, branches: float, dice: float = 90.0, precision: float
 def write(folder: Path, *cases: dict, **more) -> Path:
     folder.mkdir(parents=True)
     entries = [{"case": str(k), "metrics": case} for k, case in enumerate(cases)]
-    (folder / "summary.json").write_text(json.dumps({"metric_per_case": entries, "missing": [], "failed": {}, **more}))
+    summary = {"metric_per_case": entries, "empty": [], "missing": [], "failed": {}, **more}
+    (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
 
@@ -124,9 +125,15 @@ def test_what_is_not_defined_is_a_dash(tmp_path):
     assert fill("{{name}} {{mean.dice:.2f}} {{std.precision:.1f}}", models, ".md") == "x - -"
 
 
-def test_cases_that_were_left_out_are_known(tmp_path):
-    [model] = read_models([write(tmp_path / "x", metrics(1.0, 1), missing=["b"], failed={"c": "broken"})])
-    assert model.left_out == ["b", "c"]
+def test_what_a_reader_of_a_row_should_know(tmp_path):
+    first = write(tmp_path / "x", metrics(1.0, 1), missing=["b"], failed={"c": "broken"}, empty=["0"])
+    [model] = read_models([first, write(tmp_path / "y", metrics(1.0, 1), metrics(1.0, 1))], ["z", "z"])
+    assert model.warnings == [
+        "z has cases that were not evaluated: b, c",
+        "z has cases with an empty prediction, which lowers mean leakage: 0",
+        "z has cases that count more than once: 0",
+    ]
+    assert read_models([tmp_path / "y"])[0].warnings == []
 
 
 def test_what_cannot_be_read_or_filled_is_said(tmp_path):
@@ -145,7 +152,7 @@ def test_what_cannot_be_read_or_filled_is_said(tmp_path):
         '{"metric_per_case": [{"metrics": {"1": {"Dice": 1}}}], "failed": {}, "missing": []}',
     ):
         (other / "summary.json").write_text(text)
-        with pytest.raises(ValueError, match=r"summary\.json (is not a summary|holds no case) of nnUNetv2_airway"):
+        with pytest.raises(ValueError, match=r"summary\.json (is not a summary of|holds no case that) nnUNetv2_airway"):
             read_models([other])
     models = read_models([good])
     with pytest.raises(ValueError, match=r"asks for \{\{mean\.recall:\.1f\}\}, which the evaluation does not have"):
