@@ -1,5 +1,6 @@
 """Several cases worked on at once, each in a process, with a progress bar."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -51,5 +52,8 @@ def _run(function: Callable[..., Any], cases: Mapping[str, tuple], processes: in
         for done in as_completed(running):
             error = done.exception()
             yield running[done], None if error else done.result(), error
+    except KeyboardInterrupt:
+        print("\ninterrupted: the cases that are under way are finished first", file=sys.stderr, flush=True)
+        raise
     finally:
         pool.shutdown(cancel_futures=True)

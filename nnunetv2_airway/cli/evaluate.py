@@ -59,7 +59,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         earlier = sum("from_earlier" in record for record in evaluation.cases.values())
         if earlier:
             print(f"{earlier} of {len(evaluation.cases)} cases had been evaluated before and have not changed.")
-        print(table(evaluation))
+        print(f"\n{table(evaluation)}")
         print(
             "\nlength: share of the reference's centerline that lies in the prediction; branches: share of its branches"
             "\nof which 80 % of the centerline does; leakage: what is predicted outside the reference, without trachea"

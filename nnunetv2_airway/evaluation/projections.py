@@ -76,7 +76,7 @@ def write_projections(
         middle = sum(rows) / 2
         for word, place in (marks or {}).items():
             row, column = ((place[other] + 0.5) * spacing[other] for other in range(3) if other != axis)
-            panel.text(column, row, word, fontsize=5.5, ha="center", va="center", path_effects=HALO)
+            panel.text(column, row, word, fontsize=7, ha="center", va="center", path_effects=HALO)
         panel.set(title=name, xlabel="mm", ylabel="mm", ylim=(middle - up * tallest / 2, middle + up * tallest / 2))
     figure.suptitle(title, parse_math=False)
     handles = [Patch(color=c, label=n) for c, n in ((FOUND, "found"), (MISSED, "missed"), (FALSE, "false"))]
