@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 
@@ -98,8 +99,6 @@ def test_a_lone_voxel_has_the_diameter_of_a_sphere_and_no_tree_no_branches():
 
 @pytest.mark.parametrize("case", ["ATM_305", "ATM_384"])
 def test_a_real_tree_narrows_from_generation_to_generation(reference, case):
-    import SimpleITK as sitk
-
     image = sitk.ReadImage(str(reference / "atm22" / case / "deeptree_damo.nii.gz"))
     branches = measure_branches(parse_tree(sitk.GetArrayFromImage(image)), image.GetSpacing()[::-1])
     mean = [np.mean([b.diameter for b in branches if b.generation == generation]) for generation in range(6)]
