@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     # late, so that -h answers at once
     from nnunetv2_airway.evaluation.folder import evaluate_folder
-    from nnunetv2_airway.evaluation.summary import table
+    from nnunetv2_airway.evaluation.summary import is_empty, table
 
     output = args.o or args.pred / "evaluation"
     evaluation = evaluate_folder(args.ref, args.pred, output, airway=args.l, processes=args.np)
@@ -70,7 +70,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         metrics = record["metrics"]
         if not metrics["branches"]:
             print(f"{case}: WARNING: the reference is empty")
-        if not metrics["connected_components"]:
+        if is_empty(metrics):
             print(f"{case}: WARNING: the prediction is empty")
         elif metrics["branches"] and metrics["dice"] < UNLIKE:
             print(

@@ -12,6 +12,7 @@ import numpy as np
 
 from nnunetv2_airway.evaluation.branches import Branch, line_lengths, measure_branches, nearest_branch
 from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
+from nnunetv2_airway.maps.centerline import checked_spacing
 from nnunetv2_airway.maps.components import count_components, with_neighbours
 
 DETECTED = 0.8
@@ -78,9 +79,12 @@ class Comparison:
             "exact09": self._exact_figures(generation),
         }
 
+    def _false(self, chosen: np.ndarray) -> int:
+        """Count the false voxels of chosen branches (B,) bool, all of them where the reference has no branches."""
+        return (self.voxels_false[chosen] if self.branches else self.voxels_false).sum()
+
     def _figures(self, chosen: np.ndarray) -> dict:
-        false = self.voxels_false[chosen] if self.branches else self.voxels_false
-        found, false, voxels = self.voxels_found[chosen].sum(), false.sum(), self.voxels[chosen].sum()
+        found, false, voxels = self.voxels_found[chosen].sum(), self._false(chosen), self.voxels[chosen].sum()
         return {
             "tree_length_detected": _percent(self.line_found[chosen].sum(), self.line[chosen].sum()),
             "branches": int(chosen.sum()),
@@ -95,7 +99,7 @@ class Comparison:
         airways, leaky = generation > 0, generation > 1
         length = np.array([branch.length for branch in self.branches])
         count = int((self.length_found[airways] > EXACT_LENGTH).sum())
-        false = (self.voxels_false[leaky] if self.branches else self.voxels_false).sum()
+        false = self._false(leaky)
         return {
             "branch_count": count,
             "branch_detected": _percent(count, airways.sum()),
@@ -152,9 +156,7 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
 
 def compare(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing: Sequence[float]) -> Comparison:
     """Count a prediction branch by branch; arguments and errors are those of ``evaluate_case``."""
-    spacing = np.asarray(spacing, float)
-    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise ValueError(f"a spacing of three positive numbers in mm (z, y, x) is needed, got {spacing.tolist()}")
+    spacing = checked_spacing(spacing)
     prediction = np.asarray(prediction) > 0
     if prediction.shape != tuple(reference.shape):
         raise ValueError(

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from scipy import ndimage
 
 from nnunetv2_airway.files import atomic_path
+from nnunetv2_airway.maps.components import bounding_box
 
 FOUND, MISSED, FALSE = (0.62, 0.62, 0.62), (0.85, 0.10, 0.10), (0.05, 0.60, 0.20)
 MARGIN = 5.0
@@ -88,9 +88,9 @@ def write_projections(
 
 def _box(mask: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners of a mask's box with a margin in voxels; of the whole volume where the mask is empty."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
+    box = bounding_box(mask)
+    if box is None:
         return np.zeros(3, int), np.array(mask.shape)
-    low = np.array([axis.start for axis in found[0]]) - margin
-    high = np.array([axis.stop for axis in found[0]]) + margin
+    low = np.array([axis.start for axis in box]) - margin
+    high = np.array([axis.stop for axis in box]) + margin
     return np.maximum(low, 0), np.minimum(high, mask.shape)

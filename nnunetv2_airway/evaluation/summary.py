@@ -49,7 +49,7 @@ def write_summary(output: Path, evaluation: Evaluation) -> None:
         {
             "metric_per_case": per_case,
             **summarise(metrics),
-            "empty": [case for case, metrics in zip(evaluation.cases, metrics, strict=True) if _is_empty(metrics)],
+            "empty": [case for case, metrics in zip(evaluation.cases, metrics, strict=True) if is_empty(metrics)],
             "missing": evaluation.missing,
             "extra": evaluation.extra,
             "failed": evaluation.failed,
@@ -118,7 +118,8 @@ def _lines(corner: str, columns: dict[str, str], rows: Sequence[tuple[str, dict]
     return lines
 
 
-def _is_empty(metrics: dict) -> bool:
+def is_empty(metrics: dict) -> bool:
+    """Tell whether a case's prediction is empty."""
     return metrics["connected_components"] == 0
 
 

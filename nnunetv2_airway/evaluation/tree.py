@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, shortest_path
 from scipy.spatial import KDTree
 
 from nnunetv2_airway.maps.centerline import centerline
-from nnunetv2_airway.maps.components import largest_component
+from nnunetv2_airway.maps.components import bounding_box, largest_component
 
 SHORTEST_PIECE = 5
 """Voxels of a piece of the centerline that counts."""
@@ -87,15 +86,15 @@ def parse_tree(mask: np.ndarray) -> AirwayTree:
     Raises:
         ValueError: the mask does not have three axes.
     """
-    mask = np.asarray(mask)
+    mask = np.asarray(mask) > 0
     if mask.ndim != 3:
         raise ValueError(f"an airway mask with three axes (Z, Y, X) is needed, got shape {mask.shape}")
-    found = ndimage.find_objects((mask > 0).view(np.uint8))
-    if not found:
+    box = bounding_box(mask)
+    if box is None:
         nothing, nowhere = np.zeros(0, np.uint16), np.zeros((0, 3), np.int32)
         return AirwayTree(mask.shape, nowhere, nothing, nowhere, nothing, nothing, nothing)
-    airway = largest_component(mask[found[0]] > 0, connectivity=6)
-    corner = np.array([axis.start for axis in found[0]])
+    airway = largest_component(mask[box], connectivity=6)
+    corner = np.array([axis.start for axis in box])
     line, voxels = (np.argwhere(part) + corner for part in (centerline(airway), airway))
     starts, piece = _cut_into_pieces(line, mask.shape)
     voxel_piece = piece[_nearest(starts, voxels)]

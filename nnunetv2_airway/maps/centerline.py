@@ -6,6 +6,7 @@ computed inside the airway's box, and distances only at airway voxels, by a k-d 
 less work than a distance transform of the whole case.
 """
 
+from collections.abc import Sequence
 from itertools import product
 
 import cc3d
@@ -14,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
 
-from nnunetv2_airway.maps.components import with_neighbours
+from nnunetv2_airway.maps.components import bounding_box, with_neighbours
 
 ON_LINE = 255
 """Value of the centerline in ``centerline_closeness``, and of no other voxel."""
@@ -32,11 +33,11 @@ def centerline(mask: np.ndarray) -> np.ndarray:
     """
     mask = np.asarray(mask) > 0
     line = np.zeros(mask.shape, bool)
-    box = ndimage.find_objects(mask.astype(np.uint8))
-    if not box:
+    box = bounding_box(mask)
+    if box is None:
         return line
     # only the airway's box, with a rim of background: thinning costs by volume
-    airway = np.pad(mask[box[0]], 1)
+    airway = np.pad(mask[box], 1)
     thin = skeletonize(airway) > 0
     # scikit-image erases a lone piece that is symmetric about a plane between voxels, such as a tube 2 x 2 voxels wide
     pieces = cc3d.connected_components(airway, connectivity=26)
@@ -44,7 +45,7 @@ def centerline(mask: np.ndarray) -> np.ndarray:
     for number, place in enumerate(ndimage.find_objects(pieces), start=1):
         if number not in kept:
             thin[place] |= _thin_symmetric_piece(pieces[place] == number)
-    line[box[0]] = thin[1:-1, 1:-1, 1:-1]
+    line[box] = thin[1:-1, 1:-1, 1:-1]
     return line
 
 
@@ -146,10 +147,10 @@ def centerline_closeness(mask: np.ndarray, spacing: tuple[float, float, float]) 
     """
     mask = np.asarray(mask) > 0
     closeness = np.zeros(mask.shape, np.uint8)
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
+    box = bounding_box(mask)
+    if box is None:
         return closeness, np.zeros((0, 3), int)
-    box = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in found[0])
+    box = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in box)
     airway = mask[box]
     line, around = np.argwhere(centerline(airway)), with_neighbours(airway)
     distance = _distance(np.argwhere(around), line, spacing)
@@ -161,11 +162,21 @@ def centerline_closeness(mask: np.ndarray, spacing: tuple[float, float, float]) 
     return closeness, line
 
 
+def checked_spacing(spacing: Sequence[float]) -> np.ndarray:
+    """Return a spacing (z, y, x) in mm as an array.
+
+    Raises:
+        ValueError: it is not three positive numbers.
+    """
+    spacing = np.asarray(spacing, float)
+    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise ValueError(f"a spacing of three positive numbers in mm (z, y, x) is needed, got {spacing.tolist()}")
+    return spacing
+
+
 def _distance(voxels: np.ndarray, line: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Distance in mm from each voxel to the nearest one of the line; both (N, 3) int."""
-    spacing = np.asarray(spacing, float)
-    if spacing.shape != (3,) or not (spacing > 0).all():
-        raise ValueError(f"a spacing of three positive numbers in mm (z, y, x) is needed, got {spacing.tolist()}")
+    spacing = checked_spacing(spacing)
     if not len(line):
         return np.zeros(len(voxels))
     return KDTree(line * spacing).query(voxels * spacing)[0]

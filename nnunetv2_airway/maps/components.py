@@ -1,8 +1,14 @@
-"""Connected components and neighbours of a mask."""
+"""Box, connected components and neighbours of a mask."""
 
 import cc3d
 import numpy as np
 from scipy import ndimage
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Find the smallest box that holds a mask (Z, Y, X) bool, None for an empty one."""
+    found = ndimage.find_objects(mask.view(np.uint8))
+    return found[0] if found else None
 
 
 def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
@@ -17,23 +23,23 @@ def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
     """
     mask = mask != 0
     kept = np.zeros_like(mask)
-    box = ndimage.find_objects(mask.view(np.uint8))
-    if not box:
+    box = bounding_box(mask)
+    if box is None:
         return kept
-    part = np.ascontiguousarray(mask[box[0]])
+    part = np.ascontiguousarray(mask[box])
     components = cc3d.connected_components(part, connectivity=connectivity)
     largest = components == np.bincount(components[part]).argmax()
     # background that is not connected with a rim around the box is a hole
     background = cc3d.connected_components(~np.pad(largest, 1), connectivity=6)
-    kept[box[0]] = (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    kept[box] = (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]
     return kept
 
 
 def count_components(mask: np.ndarray) -> int:
     """Count the 26-connected components of a mask (Z, Y, X), foreground where not 0."""
     mask = mask != 0
-    box = ndimage.find_objects(mask.view(np.uint8))
-    return int(cc3d.connected_components(np.ascontiguousarray(mask[box[0]]), return_N=True)[1]) if box else 0
+    box = bounding_box(mask)
+    return int(cc3d.connected_components(np.ascontiguousarray(mask[box]), return_N=True)[1]) if box else 0
 
 
 def with_neighbours(mask: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import cc3d
 import numpy as np
-from scipy import ndimage
 
+from nnunetv2_airway.maps.components import bounding_box
 from nnunetv2_airway.phantom.airways import artery_beside, grow_airways, veins, wall_thickness
 from nnunetv2_airway.phantom.chest import Anatomy, Frame, both_lungs, paint_chest
 from nnunetv2_airway.phantom.from_mask import read_mask
@@ -149,11 +149,10 @@ def _render(scene: Scene, grid: FineGrid, options: PhantomOptions, rng: np.rando
 
 def _cut(ct: np.ndarray, inside: np.ndarray, grid: FineGrid, margin: float) -> np.ndarray:
     """Set a CT to 0 outside the box of a mask on the fine grid, with a margin in mm."""
-    place = ndimage.find_objects(inside.astype(np.uint8))[0]
     rims = np.ceil(margin / (grid.spacing * grid.factors)).astype(int)
     box = tuple(
         slice(max(axis.start // factor - rim, 0), -(-axis.stop // factor) + rim)
-        for axis, factor, rim in zip(place, grid.factors, rims, strict=True)
+        for axis, factor, rim in zip(bounding_box(inside), grid.factors, rims, strict=True)
     )
     cut = np.zeros_like(ct)
     cut[box] = ct[box]
