@@ -4,6 +4,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Collection
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,28 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats of one file a volume."""
 TOLERANCE = 0.1
 """How far apart the voxels of two images with one geometry may lie, in units of the shortest side of a voxel."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an image lie: spacing, origin and direction in ITK's order (x, y, z), in mm."""
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> "Grid":
+        """Take the grid of an image."""
+        return cls(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    def image(self, array: np.ndarray) -> sitk.Image:
+        """Make an image of an array (Z, Y, X)."""
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+        return image
 
 
 def list_images(folder: Path) -> dict[str, Path]:
@@ -113,9 +136,7 @@ def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
             raise ValueError(
                 f"{file} holds none of the labels {sorted(airway)}, but {values}; -l names those of both folders"
             )
-    result = sitk.GetImageFromArray(mask.astype(np.uint8))
-    result.CopyInformation(image)
-    return result
+    return Grid.of(image).image(mask.astype(np.uint8))
 
 
 def foreground_values(array: np.ndarray, *, most: int = 5) -> np.ndarray:
@@ -144,17 +165,25 @@ def write_image(image: sitk.Image, target: Path) -> None:
             raise OSError(f"cannot write {target}: {last_line(error)}") from error
 
 
-def require_same_geometry(image: sitk.Image, reference: sitk.Image) -> None:
+def require_same_geometry(image: sitk.Image, reference: sitk.Image, *, name: str = "reference") -> float:
     """Check that voxels of the same index lie at the same place.
+
+    Args:
+        image: any image.
+        reference: the image to compare with.
+        name: what the reference is, for the error.
+
+    Returns:
+        How far a voxel lies from its place in the reference at most, in units of the shortest side of a voxel.
 
     Raises:
         ValueError: the sizes differ, or a voxel lies farther from its place in the reference than a tenth of the
             shortest side of a voxel; both geometries are named, and by how much they differ.
     """
-    both = f"{_describe(image)}; the reference has {_describe(reference)}"
-    advice = "bring the image to the grid of its reference, or look whether it belongs to another CT"
+    both = f"{_describe(image)}; the {name} has {_describe(reference)}"
+    advice = f"bring the image to the grid of its {name}, or look whether it belongs to another CT"
     if image.GetSize() != reference.GetSize():
-        raise ValueError(f"the geometry differs from the reference: {both}; {advice}")
+        raise ValueError(f"the geometry differs from the {name}: {both}; {advice}")
     corners = product(*((0, side - 1) for side in image.GetSize()))
     apart = max(
         np.linalg.norm(
@@ -165,9 +194,15 @@ def require_same_geometry(image: sitk.Image, reference: sitk.Image) -> None:
     tolerated = TOLERANCE * min(reference.GetSpacing())
     if not apart <= tolerated:
         raise ValueError(
-            f"the geometry differs from the reference, voxels lie up to {apart:.3g} mm from their place (tolerated: "
+            f"the geometry differs from the {name}, voxels lie up to {apart:.3g} mm from their place (tolerated: "
             f"{tolerated:.2g}): {both}; {advice}"
         )
+    return apart / min(reference.GetSpacing())
+
+
+def orientation(image: sitk.Image) -> str:
+    """Name where an image's axes point to, such as LPS: columns to the left, rows to the back, planes to the head."""
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
 def _describe(image: sitk.Image) -> str:

@@ -1,12 +1,12 @@
 """``nnUNetv2_airway_phantom``: synthetic chest CTs as an nnU-Net raw data set."""
 
 import argparse
-import os
 from pathlib import Path
 
 from nnunetv2_airway.cli.common import dataset_id, positive, run
 from nnunetv2_airway.phantom.dataset import write_dataset
 from nnunetv2_airway.phantom.model import PhantomOptions
+from nnunetv2_airway.raw_data import dataset_folder
 
 DEFAULTS = PhantomOptions()
 
@@ -107,10 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _write(args: argparse.Namespace) -> None:
-    root = args.o or os.environ.get("nnUNet_raw")
-    if not root:
-        raise ValueError("where to write is not known: give -o FOLDER, or set the variable nnUNet_raw")
-    folder = Path(root) / f"Dataset{args.d:03d}_{args.name}"
+    folder = dataset_folder(args.o, args.d, args.name)
     options = PhantomOptions(
         shape=tuple(args.shape),
         spacing=tuple(args.spacing),

@@ -1,7 +1,6 @@
 """Write phantoms as a complete nnU-Net raw data set."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -11,9 +10,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.files import write_json
-from nnunetv2_airway.images import read_volume, write_image
+from nnunetv2_airway.images import orientation, read_volume, write_image
 from nnunetv2_airway.parallel import finished_cases
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
+from nnunetv2_airway.raw_data import is_empty, require_free_id, write_dataset_json
 
 OPTIONS_FILE = "phantom_options.json"
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -56,28 +56,19 @@ def write_dataset(
     for _, _, error in finished_cases(_write_case, cases, processes=processes, description="phantoms"):
         if error is not None:
             raise error
-    write_json(
-        folder / "dataset.json",
-        {
-            "name": folder.name,
-            "description": "Synthetic chest CTs with their airway trees",
-            "licence": "Apache-2.0",
-            "channel_names": {"0": "noNorm"},
-            "labels": {"background": 0, "airway": 1},
-            "numTraining": training,
-            "file_ending": ".nii.gz",
-        },
+    write_dataset_json(
+        folder,
+        training=training,
+        description="Synthetic chest CTs with their airway trees",
+        licence="Apache-2.0",
     )
 
 
 def _prepare(folder: Path, record: dict, overwrite: bool) -> None:
     """Make sure that the folder holds nothing but phantoms of these options, and create it."""
-    number = re.match(r"Dataset\d{3}_", folder.name)
-    others = [other.name for other in folder.parent.glob(f"{number[0]}*") if other != folder] if number else []
-    if others:
-        raise ValueError(f"{folder.parent} already has {others[0]}; nnU-Net needs one name per id. Choose another -d.")
+    require_free_id(folder)
     record_file = folder / OPTIONS_FILE
-    if folder.exists() and any(not content.name.startswith(".") for content in folder.iterdir()):
+    if not is_empty(folder):
         if not record_file.exists():
             raise ValueError(f"{folder} exists and was not made by this command. Choose another -d or -name.")
         found = json.loads(record_file.read_text())
@@ -120,11 +111,10 @@ def _write_case(case: tuple[int, Path, Path], options: PhantomOptions, from_mask
 
 def _around(mask: sitk.Image, options: PhantomOptions, index: int) -> tuple[sitk.Image, sitk.Image]:
     """CT around a mask, both in the mask's own geometry; anatomy needs to know where head and back are."""
-    orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(mask.GetDirection())
     upright = sitk.DICOMOrient(mask, "LPS")
     ct = sitk.GetImageFromArray(synthesize_around(sitk.GetArrayFromImage(upright), options, index))
     ct.CopyInformation(upright)
-    ct = sitk.DICOMOrient(ct, orientation)
+    ct = sitk.DICOMOrient(ct, orientation(mask))
     ct.CopyInformation(mask)
     return ct, mask
 
