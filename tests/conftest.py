@@ -4,9 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from nnunetv2_airway.images import Grid
+from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,3 +68,108 @@ def workspace(tmp_path_factory) -> Path:
         result = run_command(*line.split(), workspace=folder)
         assert result.returncode == 0, result.stdout + result.stderr
     return folder
+
+
+PHANTOM = PhantomOptions(shape=(40, 72, 64), spacing=(2.0, 1.0, 1.2))
+GRID = Grid((1.2, 1.0, 2.0), (-41.5, 33.25, -400.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+
+
+@pytest.fixture(scope="session")
+def grid() -> Grid:
+    """Where the voxels of the scans lie."""
+    return GRID
+
+
+@pytest.fixture(scope="session")
+def scans() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Three small, anisotropic, non-cubic CTs in HU with their airways, (Z, Y, X)."""
+    made = [synthesize(PHANTOM, index) for index in range(3)]
+    for arrays in made:
+        for array in arrays:
+            array.setflags(write=False)
+    return made
+
+
+def write_array(file: Path, array: np.ndarray, grid: Grid = GRID) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(grid.image(array), str(file))
+    return file
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., Path]:
+    """The function that writes an array as an image file."""
+    return write_array
+
+
+def write_series(
+    folder: Path,
+    hu: np.ndarray,
+    grid: Grid = GRID,
+    *,
+    uid: str = "",
+    names: Sequence[str] = (),
+    slope: float = 1.0,
+    intercept: float = -1024.0,
+    shifts: Sequence[Sequence[float]] = (),
+    **tags: object,
+) -> str:
+    """Write a CT as one DICOM file a slice, and return its SeriesInstanceUID.
+
+    Args:
+        folder: for the files.
+        hu: (Z, Y, X), of which (HU - intercept) / slope is stored.
+        grid: where the voxels lie.
+        uid: SeriesInstanceUID.
+        names: of the files, in the order of the slices.
+        slope: RescaleSlope.
+        intercept: RescaleIntercept.
+        shifts: what to add to the positions of the slices, in mm.
+        tags: further or other DICOM tags, None to leave one out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    uid = uid or generate_uid()
+    direction = np.reshape(grid.direction, (3, 3))
+    for index, plane in enumerate(hu):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+        position = np.array(grid.origin) + direction[:, 2] * grid.spacing[2] * index
+        position += shifts[index] if len(shifts) else 0
+        values = {
+            "SeriesInstanceUID": uid,
+            "StudyInstanceUID": "1.2.3",
+            "Modality": "CT",
+            "SeriesDescription": "Thorax 1.0 B50f",
+            "PatientID": "",
+            "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+            "ImagePositionPatient": [f"{value:.6g}" for value in position],
+            "ImageOrientationPatient": [f"{value:.8g}" for value in direction[:, :2].T.ravel()],
+            "PixelSpacing": [grid.spacing[1], grid.spacing[0]],
+            "Rows": plane.shape[0],
+            "Columns": plane.shape[1],
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": "MONOCHROME2",
+            "BitsAllocated": 16,
+            "BitsStored": 16,
+            "HighBit": 15,
+            "PixelRepresentation": 1,
+            "RescaleSlope": slope,
+            "RescaleIntercept": intercept,
+            "InstanceNumber": 1,
+            **tags,
+        }
+        for name, value in values.items():
+            if value is not None:
+                setattr(dataset, name, value)
+        dataset.PixelData = np.rint((plane - intercept) / slope).astype(np.int16).tobytes()
+        dataset.save_as(folder / (names[index] if len(names) else f"{index:04d}.dcm"), enforce_file_format=True)
+    return uid
+
+
+@pytest.fixture(scope="session")
+def write_dicom() -> Callable[..., str]:
+    """The function that writes a DICOM series."""
+    return write_series

@@ -1,0 +1,280 @@
+"""A whole data set: every case converted, then ``dataset.json``, folds, report and contact sheet."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunetv2_airway.conversion.case import RECORDS, Options, Target, convert_case, read_record
+from nnunetv2_airway.conversion.layout import Case
+from nnunetv2_airway.conversion.preview import write_contact_sheet
+from nnunetv2_airway.files import write_csv, write_json
+from nnunetv2_airway.parallel import finished_cases
+from nnunetv2_airway.raw_data import is_empty, require_free_id, write_dataset_json
+
+REPORT, SHEET, SPLITS = "conversion_report.csv", "contact_sheet.png", "splits_final.json"
+FOLDS = 5
+COLUMNS = (
+    "case", "status", "source", "label", "subject", "shape_zyx", "spacing_zyx_mm", "orientation", "hu_min", "hu_max",
+    "lungs", "box_zyx", "airway_voxels", "airway_mean_hu", "warnings", "notes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What has come of a data set: records by case, of this run and of earlier ones into the same folder.
+
+    Args:
+        records: of the cases that are in the data set now.
+        failed: what went wrong, by case.
+        left_out: why, by case.
+        warnings: what concerns the data set as a whole.
+    """
+
+    records: dict[str, dict]
+    failed: dict[str, str]
+    left_out: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A raw data set, or for ``only_images`` a folder of CTs for ``nnUNetv2_predict``."""
+
+    folder: Path
+    only_images: bool = False
+
+    @property
+    def records(self) -> Path:
+        """Folder of records and pictures."""
+        return self.folder / RECORDS
+
+    def target(self, case: Case) -> Target:
+        """Where a case is written."""
+        if self.only_images:
+            return Target(self.folder, self.folder, self.records)
+        part = "Tr" if case.label else "Ts"
+        return Target(self.folder / f"images{part}", self.folder / f"labels{part}", self.records)
+
+
+def convert_cases(
+    cases: Sequence[Case],
+    destination: Destination,
+    options: Callable[[str], Options],
+    *,
+    left_out: Mapping[str, str],
+    description: str,
+    licence: str = "",
+    reference: str = "",
+    overwrite: bool = False,
+    processes: int = 2,
+) -> Conversion:
+    """Convert cases into a folder, which may hold others of earlier runs with the same settings.
+
+    Args:
+        cases: see ``Case``; those without a label go to ``imagesTs``.
+        destination: where to.
+        options: gives those of a case by its name; lumen, lung box and header handling are the same for all.
+        left_out: cases that are not converted, and why.
+        description: for ``dataset.json``, as are ``licence`` and ``reference``.
+        licence: of the data set.
+        reference: paper to cite.
+        overwrite: remove the folder's earlier conversions first.
+        processes: cases worked on at once, each needs up to 1 GB for a CT of 512 x 512 x 400.
+
+    Raises:
+        ValueError: there is nothing to convert, two cases of one name, or the folder holds something else.
+        OSError: the results cannot be written.
+    """
+    kept = [case for case in cases if case.name not in left_out]
+    _require_distinct(kept)
+    _prepare(destination, options(""), overwrite)
+    _require_same_sources(kept, destination)
+    work = {case.name: (case, options(case.name), destination.target(case)) for case in kept}
+    if not destination.only_images:
+        _remove_from_other_part(kept, destination)
+    records, failed = {}, {}
+    for name, record, error in finished_cases(convert_case, work, processes=processes, description="conversion"):
+        if error is None:
+            records[name] = record
+        else:
+            failed[name] = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+            case = work[name][0]
+            entry = {"case": name, "source": str(case.ct or ""), "label": str(case.label or ""), "error": failed[name]}
+            write_json(destination.records / f"{name}.json", entry)
+    for file in sorted(destination.records.glob("*.json")):
+        record = read_record(file)
+        if record.get("case") not in (None, *work) and "error" not in record:
+            records[record["case"]] = record
+    conversion = Conversion(
+        records=dict(sorted(records.items())),
+        failed=dict(sorted(failed.items())),
+        left_out={case.name: left_out[case.name] for case in cases if case.name in left_out},
+    )
+    _write_results(destination, conversion, description=description, licence=licence, reference=reference)
+    return conversion
+
+
+def is_training(record: dict) -> bool:
+    """Whether a converted case has a label."""
+    return bool(record["label"])
+
+
+def _require_distinct(cases: Sequence[Case]) -> None:
+    if not cases:
+        raise ValueError("there is nothing to convert")
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.name in seen:
+            files = " and ".join(str(entry.ct or entry.label) for entry in (seen[case.name], case))
+            raise ValueError(f"the case {case.name} is there twice, {files}: leave one of them out with -i")
+        seen[case.name] = case
+
+
+def _prepare(destination: Destination, options: Options, overwrite: bool) -> None:
+    """Make sure that the folder holds nothing but conversions with these settings, and create it."""
+    folder = destination.folder
+    require_free_id(folder)
+    settings_file = folder / RECORDS / ".settings.json"
+    settings = {
+        "lung box margin": options.margin,
+        "lumen": options.lumen and list(options.lumen),
+        "ignore label header": options.ignore_label_header,
+    }
+    if not is_empty(folder):
+        if not settings_file.exists():
+            raise ValueError(f"{folder} exists and was not made by this command. Choose another -d, -name or -o.")
+        found = read_record(settings_file)
+        differing = [
+            f"{key}: {found.get(key)} there, {value} now" for key, value in settings.items() if found.get(key) != value
+        ]
+        if differing and not overwrite:
+            raise ValueError(
+                f"{folder} was converted with other settings ({'; '.join(differing)}). Choose another -d or -o, or "
+                f"convert all again with --overwrite."
+            )
+        if overwrite:
+            _clear(destination)
+    destination.records.mkdir(parents=True, exist_ok=True)
+    write_json(settings_file, settings)  # first, so that an interrupted run recognises its own folder
+    parts = () if destination.only_images else ("imagesTr", "labelsTr", "imagesTs")
+    for part in parts:
+        (folder / part).mkdir(exist_ok=True)
+
+
+def _clear(destination: Destination) -> None:
+    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", RECORDS):
+        if destination.only_images and name != RECORDS:
+            continue
+        shutil.rmtree(destination.folder / name, ignore_errors=True)
+    for name in (REPORT, SHEET, SPLITS, "dataset.json"):
+        (destination.folder / name).unlink(missing_ok=True)
+    if destination.only_images:
+        for file in destination.folder.glob("*_0000.nii.gz"):
+            file.unlink()
+
+
+def _require_same_sources(cases: Sequence[Case], destination: Destination) -> None:
+    """Check that no case of another source has the name of one of these."""
+    for case in cases:
+        earlier = read_record(destination.records / f"{case.name}.json")
+        if "error" not in earlier and case.ct and earlier.get("source", str(case.ct)) != str(case.ct):
+            raise ValueError(
+                f"{destination.folder} already holds a case {case.name}, converted from {earlier['source']}, now "
+                f"{case.ct} would replace it. Choose another -d or -o, or convert all again with --overwrite."
+            )
+
+
+def _remove_from_other_part(cases: Iterable[Case], destination: Destination) -> None:
+    for case in cases:
+        part = "Ts" if case.label else "Tr"
+        (destination.folder / f"images{part}" / f"{case.name}_0000.nii.gz").unlink(missing_ok=True)
+        (destination.folder / f"labels{part}" / f"{case.name}.nii.gz").unlink(missing_ok=True)
+
+
+def _write_results(
+    destination: Destination, conversion: Conversion, *, description: str, licence: str, reference: str
+) -> None:
+    folder, records = destination.folder, conversion.records
+    write_csv(folder / REPORT, COLUMNS, _rows(conversion, destination.records))
+    previews = {name: (destination.records / f"{name}.png", "") for name in records}
+    previews |= {name: (destination.records / f"{name}.png", error) for name, error in conversion.failed.items()}
+    if previews:
+        write_contact_sheet(folder / SHEET, dict(sorted(previews.items())))
+    orientations = {record["orientation"] for record in records.values()}
+    if len(orientations) > 1:
+        listed = {
+            letters: [name for name, record in records.items() if record["orientation"] == letters]
+            for letters in sorted(orientations)
+        }
+        words = "; ".join(f"{letters}: {some(names)}" for letters, names in listed.items())
+        conversion.warnings.append(
+            f"CTs are stored in different orientations, which nnU-Net does not turn: a network sees some of them "
+            f"mirrored ({words})"
+        )
+    training = {name: record for name, record in records.items() if is_training(record)}
+    if destination.only_images or not training:
+        return
+    write_dataset_json(folder, training=len(training), description=description, licence=licence, reference=reference)
+    _write_splits(folder, training, conversion.warnings)
+
+
+def some(names: Sequence[str]) -> str:
+    """List a few names."""
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
+
+
+def _rows(conversion: Conversion, folder: Path) -> list[tuple]:
+    rows = {
+        name: (
+            name, "training" if is_training(record) else "test", record["source"], record["label"], record["subject"],
+            _times(record["shape"]), _times(record["spacing"]), record["orientation"], *record["hu_range"],
+            record["lungs"], " ".join(f"{start}:{stop}" for start, stop in record["box"]), record["airway_voxels"],
+            record["airway_hu"], "; ".join(record["warnings"]), "; ".join(record["notes"]),
+        )
+        for name, record in conversion.records.items()
+    }  # fmt: skip
+    empty = (None,) * (len(COLUMNS) - 6)
+    for name, error in conversion.failed.items():
+        record = read_record(folder / f"{name}.json")
+        rows[name] = (name, "failed", record.get("source"), record.get("label"), *empty, error, None)
+    for name, why in conversion.left_out.items():
+        rows[name] = (name, "left out", None, None, *empty, why, None)
+    return [rows[name] for name in sorted(rows)]
+
+
+def _times(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)
+
+
+def _write_splits(folder: Path, training: Mapping[str, dict], warnings: list[str]) -> None:
+    """Write folds that keep each subject's cases together, where subjects repeat."""
+    from sklearn.model_selection import GroupKFold  # late: it takes a second
+
+    patients = [record["subject"] for record in training.values() if record["subject_from_dicom"]]
+    anonymous = patients[0] if len(patients) > 2 and len(set(patients)) == 1 else None
+    if anonymous:
+        warnings.append(
+            f"all {len(patients)} DICOM cases have the patient id {anonymous}, which is taken for anonymisation: if "
+            f"patients have several CTs, keep them together in a {SPLITS} of your own"
+        )
+    subjects = [
+        name if record["subject"] in ("", anonymous) else record["subject"] for name, record in training.items()
+    ]
+    number = len(set(subjects))
+    if number == len(subjects):
+        return
+    if number < 2:
+        warnings.append("all cases are of one subject: no folds can be made that keep it together")
+        return
+    names = list(training)
+    splits = [
+        {"train": [names[index] for index in rest], "val": [names[index] for index in held]}
+        for rest, held in GroupKFold(min(FOLDS, number)).split(names, groups=subjects)
+    ]
+    if len(splits) < FOLDS:
+        warnings.append(f"with {number} subjects there are only {len(splits)} folds")
+    target = folder / SPLITS
+    if not target.exists() or json.loads(target.read_text()) != splits:
+        write_json(target, splits)

@@ -1,0 +1,86 @@
+"""From stored values to Hounsfield units (HU), or a refusal that says what was found."""
+
+import numpy as np
+
+LOWEST = -1024
+"""HU: what lies below is padding outside the scanner's field of view."""
+ATM_SCALE = (1 / 16, -1024.0)
+"""Some CTs of ATM'22's second batch are unsigned 16-bit values without slope and intercept, 65535 for 3071.94 HU."""
+ATM_MAXIMUM = 60000
+LUNG_AND_AIR, SOFT_TISSUE = (-1150, -600), (-200, 300)
+"""HU of lung and air, and of soft tissue."""
+LEAST = {"air or lung": (LUNG_AND_AIR, 0.01), "soft tissue": (SOFT_TISSUE, 0.03)}
+"""What every chest CT has some of: range in HU, and least share of its voxels."""
+DEEP, MOST_DEEP = -1250, 0.01
+"""HU below which only padding lies, and the share of voxels that may all the same."""
+SPAN = 500
+"""HU that every chest CT spans."""
+
+
+def to_hounsfield(stored: np.ndarray, scale: tuple[float, float] | None = None) -> tuple[np.ndarray, list[str]]:
+    """Turn stored values into HU.
+
+    Args:
+        stored: (Z, Y, X), any number type; slopes and intercepts of file headers applied.
+        scale: slope and intercept that the user states, HU = slope * stored + intercept; what a chest CT must have some
+            of is then not looked for.
+
+    Returns:
+        (Z, Y, X) int16, rounded, at least -1024; and what was done.
+
+    Raises:
+        ValueError: the values cannot be HU; says their range, and how to state the scale.
+    """
+    lowest, highest = float(stored.min()), float(stored.max())
+    found = f"the stored values ({stored.dtype}) lie between {lowest:g} and {highest:g}"
+    if not np.isfinite([lowest, highest]).all():
+        raise ValueError(f"{found}: replace what is not a number by -1024 first")
+    notes, stated = [], scale is not None
+    if not stated and stored.dtype == np.uint16 and highest >= ATM_MAXIMUM:
+        scale = ATM_SCALE
+        notes.append("scaled 16-bit values, read as stored / 16 - 1024")
+    slope, intercept = scale or (1.0, 0.0)
+    if scale:
+        found += f", in HU {lowest * slope + intercept:g} to {highest * slope + intercept:g}"
+    why = _not_hounsfield(stored, slope, intercept, stated)
+    if why:
+        raise ValueError(
+            f"not in Hounsfield units: {found}; {why}. Convert the original CT, or state HU = SLOPE * stored + "
+            f"INTERCEPT with --scale SLOPE INTERCEPT [CASE ...]" + _guess(lowest, highest, stated)
+        )
+    hu = np.empty(stored.shape, np.int16)
+    for plane, values in zip(hu, stored, strict=True):
+        scaled = values * np.float32(slope) + np.float32(intercept) if scale else values
+        plane[...] = np.clip(np.rint(scaled), LOWEST, 32767)
+    bottom = lowest * slope + intercept
+    if round(bottom) < LOWEST:
+        notes.append(f"values down to {bottom:g} HU (padding) raised to {LOWEST}")
+    return hu, notes
+
+
+def _not_hounsfield(stored: np.ndarray, slope: float, intercept: float, stated: bool) -> str:
+    """Say why values cannot be the HU of a chest, empty where they can."""
+    lowest, highest = float(stored.min()) * slope + intercept, float(stored.max()) * slope + intercept
+    if lowest >= 0:
+        picture = "; it looks like an 8-bit picture" if highest <= 255 else ""
+        return f"nothing lies below 0, where air and lung are{picture}"
+    if highest - lowest < SPAN:
+        return "no CT of a chest spans so little; it looks normalised or windowed"
+    if stated:
+        return ""
+    sample = stored[:: max(1, len(stored) // 100), ::3, ::3].astype(np.float32) * slope + intercept
+    scanned = sample[sample != lowest] if lowest < LOWEST else sample  # without padding
+    for name, ((low, high), least) in LEAST.items():
+        share = np.mean((scanned > low) & (scanned < high))
+        if not share >= least:
+            return f"only {share:.1%} of the voxels lie between {low} and {high} HU, as {name} does"
+    below = np.mean(scanned < DEEP)
+    if below > MOST_DEEP:
+        return f"{below:.1%} of the voxels lie below {DEEP} HU, below air: is the intercept in twice?"
+    return ""
+
+
+def _guess(lowest: float, highest: float, stated: bool) -> str:
+    if not stated and lowest >= 0 and 1000 < highest < 10000:
+        return "; CTs stored from 0 on mostly need --scale 1 -1024"
+    return ""

@@ -1,0 +1,180 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_airway.conversion.dicom import choose_series, read_series, series_folders
+
+OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
+
+
+def read(folder, wanted=()):
+    series, skipped = choose_series(folder, wanted)
+    volume, grid, notes = read_series(series)
+    return volume, grid, skipped + notes
+
+
+@pytest.fixture(scope="module")
+def hu(scans) -> np.ndarray:
+    return scans[0][0]
+
+
+@pytest.mark.parametrize("direction", [OBLIQUE, (1.0, 0.0, 0.0, 0.0, -0.6, 0.8, 0.0, -0.8, -0.6)])
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, -1024.0), (0.5, 10.0)])
+def test_slices_are_ordered_by_position_and_scaled(tmp_path, hu, grid, write_dicom, direction, slope, intercept):
+    grid = replace(grid, direction=direction)
+    names = [str(number) for number in np.random.default_rng(0).permutation(len(hu)) + 1093782]
+    write_dicom(tmp_path / "CASE01", hu, grid, names=names, slope=slope, intercept=intercept, PatientID="P7")
+    volume, found, notes = read(tmp_path / "CASE01")
+    assert np.array_equal(volume, hu) and notes == []
+    for field in ("spacing", "origin", "direction"):
+        assert getattr(found, field) == pytest.approx(getattr(grid, field), abs=1e-5)
+    series, _ = choose_series(tmp_path)
+    assert series.patient == "P7"
+
+
+def test_each_slice_has_a_slope_of_its_own(tmp_path, hu, grid, write_dicom):
+    uid = write_dicom(tmp_path, hu[:20], slope=1.0)
+    above = replace(grid, origin=(*grid.origin[:2], grid.origin[2] + 40))
+    write_dicom(tmp_path / "more", hu[20:], above, uid=uid, slope=0.25, intercept=-3.0)
+    assert np.array_equal(read(tmp_path)[0], hu)
+
+
+def test_it_reads_what_itk_reads(tmp_path, hu, write_dicom):
+    """Where names are in order, SimpleITK's own series reader is an independent check of geometry and values."""
+    write_dicom(tmp_path, hu, slope=0.5, intercept=-1000.0)
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path))
+    image = sitk.ReadImage(names, sitk.sitkFloat32)
+    volume, grid, _ = read(tmp_path)
+    assert np.array_equal(volume, sitk.GetArrayFromImage(image))
+    assert grid.spacing == pytest.approx(image.GetSpacing())
+    assert grid.origin == pytest.approx(image.GetOrigin())
+    assert grid.direction == pytest.approx(image.GetDirection())
+
+
+def test_localizers_short_series_and_other_modalities_are_skipped_with_a_line(tmp_path, hu, write_dicom):
+    uid = write_dicom(tmp_path / "ct", hu)
+    scout = write_dicom(
+        tmp_path / "scout", hu[:12], SeriesDescription="Topogram", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
+    short = write_dicom(tmp_path / "short", hu[:10], SeriesDescription="Biopsy")
+    report = write_dicom(tmp_path / "report", hu[:1], SeriesDescription="Dose", Modality="SR")
+    write_dicom(tmp_path / "within", hu[:1], uid=uid, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    (tmp_path / "069.xml").write_text("<LidcReadMessage/>")
+    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM broken")
+    volume, _, notes = read(tmp_path)
+    assert np.array_equal(volume, hu)
+    assert sorted(notes) == sorted(
+        [
+            f"skipped series {scout} (Topogram, 12 slices): localizer",
+            f"skipped series {short} (Biopsy, 10 slices): too short for a chest CT, at least 11 slices are needed",
+            f"skipped series {report} (Dose, 1 slice): its modality is SR, not CT",
+            f"skipped 1 localizers of series {uid}",
+        ]
+    )
+
+
+def test_several_series_are_listed_to_choose_from(tmp_path, hu, write_dicom):
+    soft = write_dicom(tmp_path / "a", hu[:30], SeriesDescription="B30f")
+    sharp = write_dicom(tmp_path / "b", hu, SeriesDescription="B70f")
+    with pytest.raises(ValueError, match=r"2 CT series, none of them chosen; .*--series UID") as error:
+        choose_series(tmp_path)
+    assert f"{soft} (B30f, 30 slices)" in str(error.value) and f"{sharp} (B70f, 40 slices)" in str(error.value)
+    assert np.array_equal(read(tmp_path, {sharp, "another case's"})[0], hu)
+    with pytest.raises(ValueError, match="2 of them chosen"):
+        choose_series(tmp_path, {sharp, soft})
+
+
+def test_folders_without_a_ct(tmp_path, hu, write_dicom):
+    with pytest.raises(ValueError, match="holds no CT series of at least 11 slices: it holds no DICOM file"):
+        choose_series(tmp_path)
+    write_dicom(tmp_path, hu[:3])
+    with pytest.raises(ValueError, match=r"holds no CT series of at least 11 slices: skipped series .* too short"):
+        choose_series(tmp_path)
+
+
+def test_multi_frame_files_are_refused_with_a_way_out(tmp_path, hu, write_dicom):
+    write_dicom(tmp_path, hu[:1], NumberOfFrames=40)
+    with pytest.raises(ValueError, match=r"multi-frame DICOM, .* dcm2niix"):
+        choose_series(tmp_path)
+
+
+def test_a_missing_slice_is_named_with_its_gap(tmp_path, hu, write_dicom):
+    write_dicom(tmp_path, hu)
+    (tmp_path / "0017.dcm").unlink()
+    with pytest.raises(
+        ValueError,
+        match=r"a gap of 4\.00 mm between 0016\.dcm \(at -368\.00 mm\) and 0018\.dcm \(at -364\.00 mm\), 2\.00 mm "
+        r"elsewhere\. Slices are missing",
+    ):
+        read(tmp_path)
+
+
+def test_positions_that_were_rounded_are_no_gaps_but_mixed_thicknesses_are(tmp_path, hu, grid, write_dicom):
+    fine = replace(grid, spacing=(1.2, 1.0, 0.625))
+    rounding = np.zeros((40, 3))
+    rounding[:, 2] = np.round(0.625 * np.arange(40), 1) - 0.625 * np.arange(40)
+    write_dicom(tmp_path / "rounded", hu, fine, shifts=rounding)
+    assert read(tmp_path / "rounded")[1].spacing[2] == pytest.approx(0.625, abs=0.002)
+    mixed = np.zeros((40, 3))
+    mixed[20:, 2] = -0.25 * np.arange(20)
+    write_dicom(tmp_path / "mixed", hu, fine, shifts=mixed)
+    with pytest.raises(ValueError, match="irregular slice spacing"):
+        read(tmp_path / "mixed")
+
+
+def test_slices_at_one_place(tmp_path, hu, write_dicom):
+    uid = write_dicom(tmp_path, hu)
+    (tmp_path / "copy").mkdir()
+    for name in ("0003.dcm", "0004.dcm"):
+        (tmp_path / "copy" / name).write_bytes((tmp_path / name).read_bytes())
+    volume, _, notes = read(tmp_path)
+    assert np.array_equal(volume, hu) and notes == ["2 second copies of slices were passed over"]
+    write_dicom(tmp_path / "other phase", hu, uid=uid)
+    with pytest.raises(ValueError, match=r"two slices stand at one place, .*0000\.dcm and .*0000\.dcm"):
+        read(tmp_path)
+
+
+def test_a_tilted_gantry_is_refused(tmp_path, hu, write_dicom):
+    shifts = np.zeros((40, 3))
+    shifts[:, 1] = 0.3 * np.arange(40)
+    write_dicom(tmp_path, hu, shifts=shifts)
+    with pytest.raises(ValueError, match=r"shifted sideways by up to 11\.7 mm, as a tilted gantry does"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"), [("PixelSpacing", [1.0, 1.25]), ("ImageOrientationPatient", [1, 0, 0, 0, 0.96, 0.28])]
+)
+def test_slices_that_differ_are_named(tmp_path, hu, grid, write_dicom, tag, value):
+    uid = write_dicom(tmp_path, hu)
+    above = replace(grid, origin=(*grid.origin[:2], -320.0))
+    write_dicom(tmp_path / "more", hu[:1], above, uid=uid, **{tag: value})
+    with pytest.raises(ValueError, match=rf"slices of one series differ in {tag}: .*0000\.dcm has"):
+        read(tmp_path)
+
+
+def test_what_is_missing_in_a_header_is_named(tmp_path, hu, write_dicom):
+    write_dicom(tmp_path, hu, ImagePositionPatient=None)
+    with pytest.raises(ValueError, match=r"0000\.dcm has no ImagePositionPatient: where its voxels lie"):
+        read(tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path, hu, write_dicom):
+    write_dicom(tmp_path, hu)
+    file = tmp_path / "0005.dcm"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cannot read .*0005\.dcm"):
+        read(tmp_path)
+    file.write_bytes(content[:150])
+    with pytest.raises(ValueError, match=r"0005\.dcm has no SeriesInstanceUID, it may be damaged"):
+        read(tmp_path)
+
+
+def test_folders_are_found_by_the_uid_of_their_series(tmp_path, hu, write_dicom):
+    folders = [tmp_path / "LIDC-IDRI-0001" / "study" / name for name in ("first", "second")]
+    uids = [write_dicom(folder, hu[:2]) for folder in folders]
+    (folders[0] / "000.xml").write_text("<xml/>")
+    assert series_folders([tmp_path]) == dict(zip(uids, folders, strict=True))

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+
+from nnunetv2_airway.conversion.units import to_hounsfield
+
+
+@pytest.fixture(scope="module")
+def hu(scans) -> np.ndarray:
+    return scans[0][0]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_hounsfield_units_stay_whatever_their_type(hu, dtype):
+    found, notes = to_hounsfield(hu.astype(dtype))
+    assert found.dtype == np.int16 and np.array_equal(found, hu) and notes == []
+
+
+@pytest.mark.parametrize("padding", [-2048, -3024, -1025])
+def test_padding_is_raised(hu, padding):
+    padded = hu.copy()
+    padded[:, :5] = padding
+    found, notes = to_hounsfield(padded)
+    assert (found[:, :5] == -1024).all() and np.array_equal(found[:, 5:], hu[:, 5:])
+    assert notes == [f"values down to {padding} HU (padding) raised to -1024"]
+
+
+def scaled(hu: np.ndarray) -> np.ndarray:
+    stored = (16 * (hu.astype(int) + 1024)).astype(np.uint16)
+    stored[3, 4, 5] = 65535
+    return stored
+
+
+def test_scaled_16_bit_volumes_are_recognised_by_their_content(hu):
+    found, notes = to_hounsfield(scaled(hu))
+    assert found[3, 4, 5] == 3072  # 3071.94
+    rest = np.arange(hu.size) != np.ravel_multi_index((3, 4, 5), hu.shape)
+    assert np.array_equal(found.ravel()[rest], hu.ravel()[rest])
+    assert notes == ["scaled 16-bit values, read as stored / 16 - 1024"]
+
+
+def test_other_16_bit_volumes_are_not_scaled(hu):
+    stored = scaled(hu)
+    stored[3, 4, 5] = 50000
+    with pytest.raises(ValueError, match=r"\(uint16\) lie between 0 and 50000; nothing lies below 0"):
+        to_hounsfield(stored)
+    # nor those whose lowest and highest values were stretched to 16 bits
+    stretched = ((hu + 1024.0) / (hu.max() + 1024.0) * 65535).astype(np.uint16)
+    with pytest.raises(ValueError, match=r"in HU -1024 to 3071\.94; only .* as soft tissue does"):
+        to_hounsfield(stretched)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda hu: hu + 1024, r"\(int16\) lie between 0 and \d+; nothing lies below 0.*mostly need --scale 1 -1024$"),
+        (lambda hu: (hu / 8 + 128).clip(0, 255).astype(np.uint8), r"\(uint8\).*looks like an 8-bit picture"),
+        (lambda hu: (hu / 8 + 128).clip(0, 255).astype(np.float32), "looks like an 8-bit picture"),
+        (lambda hu: (hu - hu.mean()) / hu.std(), "between -0.9.* and 2.*normalised or windowed"),
+        (lambda hu: hu.clip(-160, 240), "between -160 and 240; .*normalised or windowed"),
+        (lambda hu: hu.clip(-500, 500), "only 0.0% of the voxels lie between -1150 and -600 HU, as air or lung does"),
+        (lambda hu: hu.clip(-1024, -400), "lie between -200 and 300 HU, as soft tissue does"),
+        (lambda hu: hu - 1024, "lie between -200 and 300 HU|is the intercept in twice"),
+        (lambda hu: np.where(hu > 500, np.nan, hu), "between nan and nan: replace what is not a number"),
+        (lambda hu: np.where(hu > 500, np.inf, hu), "replace what is not a number"),
+        (lambda hu: np.full_like(hu, -1000), "normalised or windowed"),
+    ],
+    ids=[
+        "shifted", "8-bit", "8-bit float", "z-scored", "windowed", "clipped low", "clipped high", "twice", "nan", "inf",
+        "constant",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_hounsfield_units_is_refused_with_its_range(hu, change, words):
+    with pytest.raises(ValueError, match=words):
+        to_hounsfield(change(hu.copy()))
+
+
+def test_padding_does_not_hide_a_shift(hu):
+    shifted = hu + 1024
+    shifted[:, :6] = -2000
+    with pytest.raises(ValueError, match=r"between -2000 and .* as air or lung does"):
+        to_hounsfield(shifted)
+
+
+def test_the_intercept_in_twice_is_seen_where_bone_looks_like_tissue(hu):
+    twice = hu.astype(np.int32) - 1024
+    twice[:10] = 30
+    with pytest.raises(ValueError, match="below -1250 HU, below air: is the intercept in twice"):
+        to_hounsfield(twice)
+
+
+def test_a_stated_scale_is_used_and_checked(hu):
+    found, _ = to_hounsfield((hu + 1024).astype(np.uint16), (1.0, -1024.0))
+    assert np.array_equal(found, hu)
+    found, _ = to_hounsfield((hu.astype(np.float64) + 1024) / 4096, (4096.0, -1024.0))
+    assert np.array_equal(found, hu)
+    clipped = hu.clip(-500, 500)  # whoever states a scale knows what the CT shows
+    assert np.array_equal(to_hounsfield(clipped, (1.0, 0.0))[0], clipped)
+    with pytest.raises(ValueError, match="in HU 1000 to"):
+        to_hounsfield((hu + 1024).astype(np.uint16), (1.0, 1000.0))
+
+
+def test_metal_beyond_16_bits_is_cut(hu):
+    bright = hu.astype(np.int32)
+    bright[0, 0, 0] = 100000
+    assert to_hounsfield(bright)[0][0, 0, 0] == 32767
