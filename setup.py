@@ -17,13 +17,18 @@ STARTUP_LINE = (
 
 
 PACKAGE = Path("nnunetv2_airway")
-TEMPLATES = sorted(Path("results_templates", file.name) for file in (ROOT / "results_templates").glob("*.*"))
+FOR_PEOPLE = sorted(
+    Path(folder, file.name)
+    for folder in ("results_templates", "dataset_conversion")
+    for file in (ROOT / folder).glob("*.*")
+)
+"""Files that stand at the top of the repository and travel inside the package."""
 
 
 class Build(build_py):
-    """Also place the start-up file beside the package in site-packages, and the templates inside it.
+    """Also place the start-up file beside the package in site-packages, and in it what stands at the repository's top.
 
-    An editable install reads the templates where they stand. Mapping them with ``package_dir`` would make setuptools
+    An editable install reads these files where they stand. Mapping them with ``package_dir`` would make setuptools
     install a finder instead of a path, which costs each start of Python 8 ms.
     """
 
@@ -33,17 +38,17 @@ class Build(build_py):
         folder = self.get_finalized_command("install").install_lib if self.editable_mode else self.build_lib
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, STARTUP_FILE).write_text(STARTUP_LINE)
-        for file in [] if self.editable_mode else TEMPLATES:
+        for file in [] if self.editable_mode else FOR_PEOPLE:
             target = Path(self.build_lib, PACKAGE, file)
             self.mkpath(str(target.parent))
             self.copy_file(str(ROOT / file), str(target))
 
     def get_source_files(self):
-        return [*super().get_source_files(), *map(str, TEMPLATES)]
+        return [*super().get_source_files(), *map(str, FOR_PEOPLE)]
 
     def get_outputs(self, include_bytecode=True):
         outputs = super().get_outputs(include_bytecode)
-        added = [] if self.editable_mode else [STARTUP_FILE, *(PACKAGE / file for file in TEMPLATES)]
+        added = [] if self.editable_mode else [STARTUP_FILE, *(PACKAGE / file for file in FOR_PEOPLE)]
         return [*outputs, *(str(Path(self.build_lib, file)) for file in added)]
 
 
@@ -73,10 +78,12 @@ setup(
         "batchgeneratorsv2>=0.3",
         "blosc2>=3.3.2",
         "SimpleITK>=2.2",
+        "pydicom>=2.4",  # headers of DICOM files, of any kind, without reading their voxels
         "nibabel",
         "numpy",
         "scipy>=1.11",
         "scikit-image>=0.22",
+        "scikit-learn",
         "connected-components-3d",
         "matplotlib",
         "tqdm",
@@ -84,6 +91,7 @@ setup(
     extras_require={"test": ["pytest>=8", "setuptools>=77"]},
     entry_points={
         "console_scripts": [
+            "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",
             "nnUNetv2_airway_demo = nnunetv2_airway.cli.demo:main",
             "nnUNetv2_airway_evaluate = nnunetv2_airway.cli.evaluate:main",
             "nnUNetv2_airway_phantom = nnunetv2_airway.cli.phantom:main",

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.cli import demo, evaluate, phantom, postprocess, report
+from nnunetv2_airway.cli import convert, demo, evaluate, phantom, postprocess, report
 
 
-@pytest.mark.parametrize("module", [demo, evaluate, phantom, postprocess, report])
+@pytest.mark.parametrize("module", [convert, demo, evaluate, phantom, postprocess, report])
 def test_help_needs_nothing(module, capsys):
     with pytest.raises(SystemExit) as end:
         module.main(["-h"])

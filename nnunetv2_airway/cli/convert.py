@@ -1,0 +1,295 @@
+"""``nnUNetv2_airway_convert``: airway data sets as nnU-Net raw data sets, CTs for prediction."""
+
+import argparse
+import importlib
+import pkgutil
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import nnunetv2_airway.dataset_conversion as scripts
+from nnunetv2_airway.cli.common import dataset_id, positive, run
+from nnunetv2_airway.conversion.layout import Case, Layout
+
+IMAGES, LABELS = "images(Tr)?|imgs?|cts?|scans?", "labels?(Tr)?|masks?|gt|segmentations?"
+
+
+def layouts() -> dict[str, Layout]:
+    """The public data sets by subcommand: one script each in ``dataset_conversion``."""
+    names = sorted(module.name for module in pkgutil.iter_modules(scripts.__path__) if module.name[:7] == "Dataset")
+    modules = [importlib.import_module(f"{scripts.__name__}.{name}") for name in names]
+    return {module.LAYOUT.command: module.LAYOUT for module in modules}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_airway_convert",
+        description="Convert CTs and airway labels to an nnU-Net raw data set: CTs in Hounsfield units, set to 0 "
+        "outside the lungs' box, labels checked against them, with a report and a contact sheet to look at. "
+        "Interrupted, the same command goes on where it stopped.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="DATASET")
+    folder = commands.add_parser(
+        "folder",
+        help="any folder of CTs (NIfTI, NRRD, MetaImage, or a folder with a DICOM series for each case) and one of "
+        "labels",
+    )
+    add_arguments(folder, None)
+    for name, layout in layouts().items():
+        add_arguments(commands.add_parser(name, help=f"{layout.files}; id {layout.number}"), layout)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser, layout: Layout | None) -> None:
+    """Add the arguments of one data set, or with None those of any folder."""
+    own = parser.add_argument_group("what to convert")
+    if layout is None:
+        own.add_argument(
+            "-i",
+            type=Path,
+            required=True,
+            metavar="FOLDER",
+            help="CTs: image files, or a folder of DICOM files for each case; without -l a folder that holds images "
+            "and labels in two folders of such names",
+        )
+        own.add_argument(
+            "-l", "--labels", type=Path, metavar="FOLDER", help="labels, named like the CTs, with or without _0000"
+        )
+        own.add_argument(
+            "--label-suffix", default="", metavar="TEXT", help="what label names have behind the CT's, such as _airway"
+        )
+    else:
+        own.add_argument(
+            "-i",
+            type=Path,
+            nargs="+",
+            required=True,
+            metavar="FOLDER",
+            help=f"{layout.files}; several folders if need be",
+        )
+    own.add_argument(
+        "--images-only", action="store_true", help="prepare the CTs alone, for nnUNetv2_predict; -o is their folder"
+    )
+    where = parser.add_argument_group("where to")
+    where.add_argument(
+        "-d",
+        type=dataset_id,
+        default=layout and layout.number,
+        metavar="ID",
+        help="data set id" + (f" (default: {layout.number})" if layout else ", such as 510"),
+    )
+    where.add_argument(
+        "-name",
+        default=layout.command if layout else "Airways",
+        help="data set name after DatasetXXX_ (default: %(default)s)",
+    )
+    where.add_argument(
+        "-o",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write the data set's folder (default: the variable nnUNet_raw)",
+    )
+    where.add_argument(
+        "--overwrite", action="store_true", help="remove what was converted into this folder before, and start anew"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("-np", type=positive, default=2, metavar="N", help="cases converted at once (default: 2)")
+    box = how.add_mutually_exclusive_group()
+    box.add_argument(
+        "--lung-box",
+        type=margin,
+        default=10.0,
+        metavar="MM",
+        help="set the CT to 0 outside the box of the lungs, with this margin (default: 10); geometry stays",
+    )
+    box.add_argument("--no-lung-box", dest="lung_box", action="store_const", const=None, help="keep the whole CT")
+    how.add_argument(
+        "--lumen",
+        type=int,
+        nargs="+",
+        metavar="VALUE",
+        help="label values that are airway lumen, where labels also hold walls or lobes (default: all above 0)",
+    )
+    how.add_argument(
+        "--scale",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("SLOPE", "INTERCEPT [CASE"),
+        help="HU = SLOPE * stored + INTERCEPT for these cases, or for all; can be given several times",
+    )
+    how.add_argument(
+        "--series", nargs="+", default=[], metavar="UID", help="the series to take where a case's folder holds several"
+    )
+    how.add_argument(
+        "--ignore-label-header",
+        action="store_true",
+        help="take the CT's spacing, origin and direction for its label, whatever its header says",
+    )
+    how.add_argument(
+        "--accept", nargs="+", default=[], metavar="CASE", help="take these cases although their labels seem wrong"
+    )
+
+
+def margin(text: str) -> float:
+    """Parse a margin in mm."""
+    number = float(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"a margin of at least 0 mm is needed, got {text}")
+    return number
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    args = build_parser().parse_args(arguments)
+    run(lambda: _convert(args, layouts().get(args.command)))
+
+
+def run_script(layout: Layout, arguments: list[str] | None = None) -> None:
+    """Run the command for one data set, from its script."""
+    parser = argparse.ArgumentParser(description=f"Convert {layout.files} to an nnU-Net raw data set.")
+    add_arguments(parser, layout)
+    args = parser.parse_args(arguments)
+    run(lambda: _convert(args, layout))
+
+
+def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
+    from nnunetv2_airway.conversion.folder import Destination, convert_cases, is_training
+    from nnunetv2_airway.raw_data import dataset_folder
+
+    sources = [args.i] if layout is None else args.i
+    for folder in (*sources, *([args.labels] if layout is None and args.labels else [])):
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}")
+    if args.images_only:
+        if args.o is None:
+            raise ValueError("--images-only needs -o FOLDER, where the CTs for nnUNetv2_predict are written")
+        destination = Destination(args.o, only_images=True)
+    elif args.d is None:
+        raise ValueError("a data set id is needed: -d 510, or --images-only -o FOLDER for CTs to predict")
+    else:
+        destination = Destination(dataset_folder(args.o, args.d, args.name))
+    cases = _folder_cases(args) if layout is None else layout.find_cases(sources)
+    if not cases:
+        expected = layout.files if layout else "image files, or folders with DICOM files"
+        raise ValueError(f"no cases found in {', '.join(map(str, sources))}; expected: {expected}")
+    scales = _scales(args.scale)
+    for option, given in (("accept", args.accept), ("scale", filter(None, scales))):
+        unknown = set(given) - {case.name for case in cases}
+        if unknown:
+            raise ValueError(f"--{option} names {', '.join(sorted(unknown))}, which is no case of {sources[0]}")
+    if args.images_only:
+        cases = [Case(case.name, case.ct, None, case.lungs, case.subject, case.series) for case in cases if case.ct]
+    elif not any(case.label for case in cases):
+        raise ValueError(
+            f"none of the {len(cases)} cases has a label"
+            + (f"; {layout.notice}" if layout and layout.notice else "")
+            + ". For CTs to predict: --images-only -o FOLDER"
+        )
+    conversion = convert_cases(
+        cases,
+        destination,
+        partial(_options, args, scales),
+        left_out=layout.left_out if layout else {},
+        description=f"Airways in chest CT, converted from {layout.files if layout else ', '.join(map(str, sources))}",
+        licence=layout.licence if layout else "",
+        reference=layout.reference if layout else "",
+        overwrite=args.overwrite,
+        processes=args.np,
+    )
+    _print(conversion)
+    training = sum(map(is_training, conversion.records.values()))
+    test = len(conversion.records) - training
+    print(f"{training} training and {test} test cases are in {destination.folder}")
+    if layout and layout.notice:
+        print(f"Note: {layout.notice}")
+    print(f"Look at {destination.folder / 'contact_sheet.png'}; details are in conversion_report.csv beside it.")
+    if conversion.failed:
+        failed = len(conversion.failed)
+        raise ValueError(
+            f"{failed} of {failed + len(conversion.records)} cases could not be converted, see above; the others are "
+            f"complete. Once mended, the same command converts what is missing"
+        )
+
+
+def _folder_cases(args: argparse.Namespace) -> list[Case]:
+    from nnunetv2_airway.conversion.dicom import holds_dicom
+    from nnunetv2_airway.conversion.layout import image_files, paired, subfolders, walk
+
+    images, labels = args.i, args.labels
+    if labels is None and not args.images_only:
+        images, labels = (next(subfolders([args.i], names), None) for names in (IMAGES, LABELS))
+        if not (images and labels):
+            raise ValueError(
+                f"where the labels of {args.i} are is not known: give -l FOLDER, or --images-only -o FOLDER for CTs to "
+                f"predict"
+            )
+    cts = image_files(images)
+    for folder in sorted(entry for entry in images.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        if any(holds_dicom(files) for _, files in walk([folder])):
+            cts.setdefault(folder.name, folder)
+    if not cts and holds_dicom(sorted(images.iterdir())):
+        cts[images.resolve().name] = images
+    if args.images_only:
+        return [Case(name, ct) for name, ct in sorted(cts.items())]
+    masks = {
+        name.removesuffix(args.label_suffix): file
+        for name, file in image_files(labels).items()
+        if name.endswith(args.label_suffix)
+    }
+    if cts and masks and not cts.keys() & masks.keys():
+        raise ValueError(
+            f"no CT has the name of a label: {images} holds {_some(cts)}, {labels} holds {_some(masks)}; names must be "
+            f"the same but for _0000 and --label-suffix"
+        )
+    return paired(cts, masks)
+
+
+def _some(files: dict[str, Path]) -> str:
+    return ", ".join(sorted(files)[:3]) + (", ..." if len(files) > 3 else "")
+
+
+def _scales(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
+    """Scales by case, that of all other cases under the empty name."""
+    scales = {}
+    for words in given:
+        try:
+            slope, intercept, *cases = float(words[0]), float(words[1]), *words[2:]
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"--scale needs SLOPE INTERCEPT [CASE ...], got {' '.join(words)}") from error
+        scales |= dict.fromkeys(cases or [""], (slope, intercept))
+    return scales
+
+
+def _options(args: argparse.Namespace, scales: dict[str, tuple[float, float]], case: str):
+    from nnunetv2_airway.conversion.case import Options
+
+    return Options(
+        lumen=args.lumen and tuple(args.lumen),
+        margin=args.lung_box,
+        ignore_label_header=args.ignore_label_header,
+        scale=scales.get(case, scales.get("")),
+        series=tuple(args.series),
+        accept=case in args.accept,
+    )
+
+
+def _print(conversion) -> None:
+    """Print what a person should know; what is the same for several cases stands on one line."""
+    from nnunetv2_airway.conversion.folder import some
+
+    for kind, word in (("notes", ""), ("warnings", "WARNING: ")):
+        cases = defaultdict(list)
+        for name, record in conversion.records.items():
+            for text in record[kind]:
+                cases[text].append(name)
+        for text, names in cases.items():
+            print(f"{some(names)}: {word}{text}")
+    for name, why in conversion.left_out.items():
+        print(f"{name}: left out: {why}")
+    for name, error in conversion.failed.items():
+        print(f"{name}: FAILED: {error}")
+    for warning in conversion.warnings:
+        print(f"WARNING: {warning}")

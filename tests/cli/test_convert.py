@@ -1,0 +1,131 @@
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+from nnunetv2_airway.cli import convert
+
+
+@pytest.fixture
+def run(command, tmp_path):
+    """The function that runs ``nnUNetv2_airway_convert folder``."""
+
+    def run(*line: object, code: int = 0) -> str:
+        result = command("nnUNetv2_airway_convert", "folder", *line, workspace=tmp_path)
+        assert result.returncode == code, result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+        return result.stdout + result.stderr
+
+    return run
+
+
+def test_every_format_of_ct_with_every_format_of_label(run, tmp_path, scans, write, write_dicom):
+    cts, labels = tmp_path / "cts", tmp_path / "labels"
+    for index, ending in enumerate((".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")):
+        write(cts / f"case{index}{'_0000' if index < 2 else ''}{ending}", scans[index % 3][0])
+        write(labels / f"case{index}.{'mhd' if index % 2 else 'nii.gz'}", scans[index % 3][1])
+    write_dicom(cts / "case5" / "study" / "series", scans[2][0])
+    write(labels / "case5_0000.nrrd", scans[2][1])
+    (cts / "readme.txt").touch()
+    (cts / "notes").mkdir()
+    run("-i", cts, "-l", labels, "-d", 510)
+    folder = tmp_path / "nnUNet_raw" / "Dataset510_Airways"
+    verify_dataset_integrity(str(folder), num_processes=1)
+    for index in range(6):
+        label = sitk.ReadImage(str(folder / "labelsTr" / f"case{index}.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(label), scans[index % 3 if index < 5 else 2][1])
+
+
+def test_one_folder_with_images_and_labels_in_two(run, tmp_path, scans, write):
+    write(tmp_path / "set" / "imgs" / "a.nii.gz", scans[0][0])
+    write(tmp_path / "set" / "masks" / "a.nii.gz", scans[0][1])
+    assert "1 training and 0 test cases are in" in run("-i", tmp_path / "set", "-d", 510, "-name", "Mine")
+    assert (tmp_path / "nnUNet_raw" / "Dataset510_Mine" / "dataset.json").is_file()
+    shutil.rmtree(tmp_path / "set" / "masks")
+    assert "give -l FOLDER" in run("-i", tmp_path / "set", "-d", 510, code=1)
+
+
+def test_labels_with_a_suffix_and_lumen(run, tmp_path, scans, write):
+    hu, mask = scans[0]
+    walls = 2 * mask
+    walls[:20] //= 2
+    write(tmp_path / "cts" / "a.nii.gz", hu)
+    write(tmp_path / "labels" / "a_airway.nii.gz", walls)
+    write(tmp_path / "labels" / "a_lobes.nii.gz", mask)
+    line = ("-i", tmp_path / "cts", "-l", tmp_path / "labels", "-d", 510)
+    assert "no CT has the name of a label" in run(*line, code=1)
+    run(*line, "--label-suffix", "_airway", "--lumen", 1)
+    label = sitk.ReadImage(str(tmp_path / "nnUNet_raw" / "Dataset510_Airways" / "labelsTr" / "a.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(label), walls == 1)
+
+
+def test_cts_for_prediction(run, tmp_path, scans, write, write_dicom):
+    write(tmp_path / "cts" / "a.nii.gz", scans[0][0])
+    write_dicom(tmp_path / "cts" / "b", scans[1][0])
+    run("-i", tmp_path / "cts", "--images-only", "-o", tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.nii.gz")) == ["a_0000.nii.gz", "b_0000.nii.gz"]
+    run("-i", tmp_path / "cts" / "b", "--images-only", "-o", tmp_path / "one")  # the series' own folder
+    assert [file.name for file in (tmp_path / "one").glob("*.nii.gz")] == ["b_0000.nii.gz"]
+    assert "--images-only needs -o FOLDER" in run("-i", tmp_path / "cts", "--images-only", code=1)
+
+
+def test_a_scale_for_some_cases_and_a_series_for_another(run, tmp_path, scans, write, write_dicom):
+    hu, mask = scans[0]
+    write(tmp_path / "cts" / "a.nii.gz", hu)
+    write(tmp_path / "cts" / "b.nii.gz", hu + 1024)
+    write_dicom(tmp_path / "cts" / "c" / "soft", hu)
+    sharp = write_dicom(tmp_path / "cts" / "c" / "sharp", hu)
+    for name in "abc":
+        write(tmp_path / "labels" / f"{name}.nii.gz", mask)
+    line = ("-i", tmp_path / "cts", "-l", tmp_path / "labels", "-d", 510)
+    output = run(*line, code=1)
+    assert "b: FAILED" in output and "--scale 1 -1024" in output and f"{sharp} (Thorax 1.0 B50f, 40 slices)" in output
+    output = run(*line, "--scale", 1, -1024, "b", "--series", sharp)
+    assert "3 training and 0 test cases" in output
+    folder = tmp_path / "nnUNet_raw" / "Dataset510_Airways" / "imagesTr"
+    arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}_0000.nii.gz"))) for name in "abc"]
+    assert np.array_equal(arrays[0], arrays[1]) and np.array_equal(arrays[0], arrays[2])
+
+
+def test_what_is_the_same_for_many_cases_stands_on_one_line(run, tmp_path, scans, write):
+    for index in range(5):
+        padded = scans[index % 3][0].copy()
+        padded[:, :2] = -2048
+        write(tmp_path / "cts" / f"case{index}.nii.gz", padded)
+    output = run("-i", tmp_path / "cts", "--images-only", "-o", tmp_path / "out")
+    assert "case0, case1, case2, ... (5): values down to -2048 HU (padding) raised to -1024\n" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--accept", "nobody"], "--accept names nobody, which is no case of"),
+        (["--scale", "1", "-1024", "nobody"], "--scale names nobody, which is no case of"),
+        (["--scale", "1"], "--scale needs SLOPE INTERCEPT"),
+        (["--scale", "a", "0"], "--scale needs SLOPE INTERCEPT"),
+    ],
+)
+def test_options_that_cannot_be_meant(tmp_path, scans, write, options, words):
+    write(tmp_path / "cts" / "a.nii.gz", scans[0][0])
+    write(tmp_path / "labels" / "a.nii.gz", scans[0][1])
+    line = ["folder", "-i", str(tmp_path / "cts"), "-l", str(tmp_path / "labels"), "-d", "510", "-o", str(tmp_path)]
+    with pytest.raises(SystemExit, match=words):
+        convert.main([*line, *options])
+
+
+def test_it_says_what_it_needs(monkeypatch, tmp_path, scans, write, capsys):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    write(tmp_path / "cts" / "a.nii.gz", scans[0][0])
+    write(tmp_path / "labels" / "a.nii.gz", scans[0][1])
+    line = ["folder", "-i", str(tmp_path / "cts"), "-l", str(tmp_path / "labels")]
+    with pytest.raises(SystemExit, match="a data set id is needed: -d 510"):
+        convert.main(line)
+    with pytest.raises(SystemExit, match="give -o FOLDER, or set the variable nnUNet_raw"):
+        convert.main([*line, "-d", "510"])
+    for wrong in (["--lung-box", "-1"], ["--lung-box", "nan"], ["-d", "0"], ["--lung-box", "3", "--no-lung-box"]):
+        with pytest.raises(SystemExit) as end:
+            convert.main([*line, *wrong])
+        assert end.value.code == 2
+    assert "at least 0 mm" in capsys.readouterr().err
