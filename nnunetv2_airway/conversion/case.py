@@ -112,7 +112,7 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
 
     first = problem or next(iter(warnings), "")
     colour = BAD if problem else LOOK if warnings else GOOD
-    title = case.name + (f"\n{shorten(first, 60)}" if first else "")
+    title = case.name + (f"\n{shorten(first, 50)}" if first else "")
     write_preview(preview, hu, grid, mask, box, title=title, colour=colour)
     if problem:
         raise ValueError(f"{case.label}: {problem}. Look at {preview}; if it is right, --accept {case.name} takes it")

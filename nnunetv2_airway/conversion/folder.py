@@ -55,7 +55,7 @@ class Destination:
         if self.only_images:
             return Target(self.folder, self.folder, self.records)
         part = "Tr" if case.label else "Ts"
-        return Target(self.folder / f"images{part}", self.folder / f"labels{part}", self.records)
+        return Target(self.folder / f"images{part}", self.folder / "labelsTr", self.records)
 
 
 def convert_cases(
@@ -92,6 +92,9 @@ def convert_cases(
     _prepare(destination, options(""), overwrite)
     _require_same_sources(kept, destination)
     work = {case.name: (case, options(case.name), destination.target(case)) for case in kept}
+    for _, _, target in work.values():
+        target.images.mkdir(exist_ok=True)
+        target.labels.mkdir(exist_ok=True)
     if not destination.only_images:
         _remove_from_other_part(kept, destination)
     records, failed = {}, {}
@@ -158,13 +161,10 @@ def _prepare(destination: Destination, options: Options, overwrite: bool) -> Non
             _clear(destination)
     destination.records.mkdir(parents=True, exist_ok=True)
     write_json(settings_file, settings)  # first, so that an interrupted run recognises its own folder
-    parts = () if destination.only_images else ("imagesTr", "labelsTr", "imagesTs")
-    for part in parts:
-        (folder / part).mkdir(exist_ok=True)
 
 
 def _clear(destination: Destination) -> None:
-    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", RECORDS):
+    for name in ("imagesTr", "labelsTr", "imagesTs", RECORDS):
         if destination.only_images and name != RECORDS:
             continue
         shutil.rmtree(destination.folder / name, ignore_errors=True)
@@ -190,7 +190,8 @@ def _remove_from_other_part(cases: Iterable[Case], destination: Destination) -> 
     for case in cases:
         part = "Ts" if case.label else "Tr"
         (destination.folder / f"images{part}" / f"{case.name}_0000.nii.gz").unlink(missing_ok=True)
-        (destination.folder / f"labels{part}" / f"{case.name}.nii.gz").unlink(missing_ok=True)
+        if not case.label:
+            (destination.folder / "labelsTr" / f"{case.name}.nii.gz").unlink(missing_ok=True)
 
 
 def _write_results(

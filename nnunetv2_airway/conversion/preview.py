@@ -62,7 +62,7 @@ def write_preview(
     label = None if mask is None else plane(upright(mask.take([place], depth)))
     across, _, up = shown.GetSpacing()
     figure = Figure(figsize=(INCHES, INCHES), dpi=DPI, facecolor="black")
-    panel = figure.add_axes((0.01, 0.01, 0.98, 0.88))
+    panel = figure.add_axes((0.01, 0.02, 0.98, 0.86))
     panel.imshow(
         plane(shown),
         cmap="gray",
@@ -80,7 +80,7 @@ def write_preview(
         Rectangle(corner, len(columns), len(planes), fill=False, edgecolor=BOX, linewidth=0.8, clip_on=False)
     )
     panel.set_axis_off()
-    figure.text(0.5, 0.985, title, color=colour, fontsize=6, ha="center", va="top", parse_math=False)
+    figure.text(0.5, 0.985, title, color=colour, fontsize=7, ha="center", va="top", parse_math=False)
     with atomic_path(file) as temporary:
         figure.savefig(temporary)
 
@@ -112,8 +112,8 @@ def _read(file: Path) -> np.ndarray:
 def _placeholder(case: str, words: str, side: int) -> np.ndarray:
     figure = Figure(figsize=(INCHES, INCHES), dpi=side / INCHES, facecolor="black")
     canvas = FigureCanvasAgg(figure)
-    figure.text(0.5, 0.985, case, color=BAD, fontsize=6, ha="center", va="top", parse_math=False)
-    lines = "\n".join(textwrap.wrap(words, 48)[:12])
-    figure.text(0.05, 0.5, lines, color="white", fontsize=5, va="center", parse_math=False)
+    figure.text(0.5, 0.985, case, color=BAD, fontsize=7, ha="center", va="top", parse_math=False)
+    lines = "\n".join(textwrap.wrap(words, 40)[:14])
+    figure.text(0.05, 0.5, lines, color="white", fontsize=6, va="center", parse_math=False)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
