@@ -30,7 +30,7 @@ def find_cases(sources: Sequence[Path]) -> list[Case]:
                 if (name := stem(file)) is not None and DERIVED not in file.name:
                     (images if _is_image(file, folder.relative_to(source)) else labels)[name].append(file)
     folders = series_folders(sources) if labels.keys() - images.keys() else {}
-    by_name = {folder.name.upper(): (folder, uid) for uid, folder in folders.items()}
+    by_name = {folder.name.upper(): folder for folder in folders.values()}
     cases = []
     for name in sorted(images.keys() | labels.keys()):
         cts, masks = images[name], labels[name]
@@ -38,7 +38,7 @@ def find_cases(sources: Sequence[Path]) -> list[Case]:
         if cts or not masks:
             ct, series = (cts or [None])[0], ""
         elif exact and exact[0].upper() in by_name:
-            ct, series = by_name[exact[0].upper()]
+            ct, series = by_name[exact[0].upper()], ""
         else:
             ct, series = folders.get(name), name if name in folders else ""
         cases.append(

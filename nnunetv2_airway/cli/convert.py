@@ -159,10 +159,7 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
     from nnunetv2_airway.conversion.folder import Destination, convert_cases, is_training
     from nnunetv2_airway.raw_data import dataset_folder
 
-    sources = [args.i] if layout is None else args.i
-    for folder in (*sources, *([args.labels] if layout is None and args.labels else [])):
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}")
+    sources = [_folder(folder) for folder in ([args.i] if layout is None else args.i)]
     if args.images_only:
         if args.o is None:
             raise ValueError("--images-only needs -o FOLDER, where the CTs for nnUNetv2_predict are written")
@@ -171,7 +168,7 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
         raise ValueError("a data set id is needed: -d 510, or --images-only -o FOLDER for CTs to predict")
     else:
         destination = Destination(dataset_folder(args.o, args.d, args.name))
-    cases = _folder_cases(args) if layout is None else layout.find_cases(sources)
+    cases = _folder_cases(args, sources[0]) if layout is None else layout.find_cases(sources)
     if not cases:
         expected = layout.files if layout else "image files, or folders with DICOM files"
         raise ValueError(f"no cases found in {', '.join(map(str, sources))}; expected: {expected}")
@@ -214,13 +211,19 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
         )
 
 
-def _folder_cases(args: argparse.Namespace) -> list[Case]:
+def _folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    return folder.resolve()  # a case is known again from another working folder
+
+
+def _folder_cases(args: argparse.Namespace, images: Path) -> list[Case]:
     from nnunetv2_airway.conversion.dicom import holds_dicom
     from nnunetv2_airway.conversion.layout import image_files, paired, subfolders, walk
 
-    images, labels = args.i, args.labels
+    labels = args.labels and _folder(args.labels)
     if labels is None and not args.images_only:
-        images, labels = (next(subfolders([args.i], names), None) for names in (IMAGES, LABELS))
+        images, labels = (next(subfolders([images], names), None) for names in (IMAGES, LABELS))
         if not (images and labels):
             raise ValueError(
                 f"where the labels of {args.i} are is not known: give -l FOLDER, or --images-only -o FOLDER for CTs to "
@@ -231,7 +234,7 @@ def _folder_cases(args: argparse.Namespace) -> list[Case]:
         if any(holds_dicom(files) for _, files in walk([folder])):
             cts.setdefault(folder.name, folder)
     if not cts and holds_dicom(sorted(images.iterdir())):
-        cts[images.resolve().name] = images
+        cts[images.name] = images
     if args.images_only:
         return [Case(name, ct) for name, ct in sorted(cts.items())]
     masks = {

@@ -80,18 +80,21 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         OSError: the results cannot be written.
     """
     ct_file, label_file, preview, record_file = target.files(case.name)
-    if case.problem:
-        raise ValueError(case.problem)
-    fingerprint = json.loads(json.dumps([FORMAT, _stamp(case), asdict(options)]))
+    fingerprint = _fingerprint(case, options)
     earlier = read_record(record_file)
-    if earlier.get("fingerprint") == fingerprint and all(
-        file.is_file() for file in (ct_file, preview, *([label_file] if case.label else []))
+    if (
+        not case.problem
+        and earlier.get("fingerprint") == fingerprint
+        and _is_wanted(earlier["series"], case, options)
+        and all(file.is_file() for file in (ct_file, preview, *([label_file] if case.label else [])))
     ):
         return {**earlier, "from_earlier": True}
     for file in (record_file, ct_file, label_file, preview):
         file.unlink(missing_ok=True)
+    if case.problem:
+        raise ValueError(case.problem)
 
-    stored, grid, notes, patient = _read_ct(case, options)
+    stored, grid, notes, patient, series = _read_ct(case, options)
     try:
         hu, done = to_hounsfield(stored, options.scale)
     except ValueError as error:
@@ -120,6 +123,7 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         "case": case.name,
         "source": str(case.ct),
         "label": str(case.label or ""),
+        "series": series,
         "subject": case.subject or patient,
         "subject_from_dicom": bool(patient and not case.subject),
         "shape": list(hu.shape),
@@ -153,24 +157,28 @@ def read_record(file: Path) -> dict:
         return {}
 
 
-def _stamp(case: Case) -> dict:
-    """What says that the files of a case are still the same: names, sizes and times."""
-    files = [case.ct] if case.ct.is_file() else [file for _, files in walk([case.ct]) for file in files]
-    files += [file for file in (case.label, case.lungs) if file]
-    return {
-        "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
-        "subject": case.subject,
-        "series": case.series,
-    }
+def _fingerprint(case: Case, options: Options) -> list:
+    """What says that a case would be converted as before: names, sizes and times of its files, and the options."""
+    ct = [] if case.ct is None else [file for _, files in walk([case.ct]) for file in files] or [case.ct]
+    files = [file for file in (*ct, case.label, case.lungs) if file is not None and file.is_file()]
+    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    decisive = {name: value for name, value in asdict(options).items() if name not in ("accept", "series")}
+    return json.loads(json.dumps([FORMAT, stamps, case.subject, case.series, decisive]))
 
 
-def _read_ct(case: Case, options: Options) -> tuple[np.ndarray, Grid, list[str], str]:
-    if case.ct.is_dir():
-        series, notes = choose_series(case.ct, {case.series} if case.series else options.series)
-        volume, grid, done = read_series(series)
-        return volume, grid, notes + done, series.patient
-    image = read_volume(case.ct)
-    return sitk.GetArrayFromImage(image), Grid.of(image), [], ""
+def _is_wanted(series: list[str], case: Case, options: Options) -> bool:
+    """Whether the series of an earlier conversion, the first of those there were, would be chosen again."""
+    return len(series) < 2 or bool(case.series) or [uid for uid in series if uid in options.series] == series[:1]
+
+
+def _read_ct(case: Case, options: Options) -> tuple[np.ndarray, Grid, list[str], str, list[str]]:
+    """Stored values, their grid, notes, the patient's id, and the DICOM series, the one read first."""
+    if not case.ct.is_dir():
+        image = read_volume(case.ct)
+        return sitk.GetArrayFromImage(image), Grid.of(image), [], "", []
+    series, others, notes = choose_series(case.ct, {case.series} if case.series else options.series)
+    volume, grid, done = read_series(series)
+    return volume, grid, notes + done, series.patient, [series.uid, *others]
 
 
 def _box(

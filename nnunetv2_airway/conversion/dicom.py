@@ -78,7 +78,7 @@ def series_folders(sources: Iterable[Path]) -> dict[str, Path]:
     return folders
 
 
-def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, list[str]]:
+def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, list[str], list[str]]:
     """Find the CT series of a case.
 
     Args:
@@ -86,7 +86,7 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
         wanted: UIDs that the user has chosen; needed where there are several series.
 
     Returns:
-        The series, and a line for each that was skipped.
+        The series, the UIDs of the others that could have been chosen, and a line for each that could not.
 
     Raises:
         ValueError: there is no CT series, or there are several and not exactly one of them is wanted; they are listed.
@@ -118,7 +118,7 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
             f"{folder} holds {len(good)} CT series, {len(chosen) or 'none'} of them chosen; choose one with --series "
             f"UID, a thin-slice one with a sharp kernel: {'; '.join(map(str, good))}"
         )
-    return chosen[0], skipped
+    return chosen[0], [series.uid for series in good if series is not chosen[0]], skipped
 
 
 def _unusable(slices: list[Slice]) -> str:

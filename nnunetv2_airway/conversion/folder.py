@@ -164,15 +164,13 @@ def _prepare(destination: Destination, options: Options, overwrite: bool) -> Non
 
 
 def _clear(destination: Destination) -> None:
-    for name in ("imagesTr", "labelsTr", "imagesTs", RECORDS):
-        if destination.only_images and name != RECORDS:
-            continue
+    if destination.only_images:  # it may hold CTs of others
+        for record in destination.records.glob("*.json"):
+            (destination.folder / f"{record.stem}_0000.nii.gz").unlink(missing_ok=True)
+    for name in (RECORDS,) if destination.only_images else ("imagesTr", "labelsTr", "imagesTs", RECORDS):
         shutil.rmtree(destination.folder / name, ignore_errors=True)
     for name in (REPORT, SHEET, SPLITS, "dataset.json"):
         (destination.folder / name).unlink(missing_ok=True)
-    if destination.only_images:
-        for file in destination.folder.glob("*_0000.nii.gz"):
-            file.unlink()
 
 
 def _require_same_sources(cases: Sequence[Case], destination: Destination) -> None:

@@ -57,6 +57,8 @@ def test_labels_with_a_suffix_and_lumen(run, tmp_path, scans, write):
     line = ("-i", tmp_path / "cts", "-l", tmp_path / "labels", "-d", 510)
     assert "no CT has the name of a label" in run(*line, code=1)
     run(*line, "--label-suffix", "_airway", "--lumen", 1)
+    other = tmp_path / "labels" / ".." / "cts"  # the same folder by another name
+    run("-i", other, *line[2:], "--label-suffix", "_airway", "--lumen", 1)
     label = sitk.ReadImage(str(tmp_path / "nnUNet_raw" / "Dataset510_Airways" / "labelsTr" / "a.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(label), walls == 1)
 

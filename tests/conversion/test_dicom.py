@@ -10,7 +10,7 @@ OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 
 
 def read(folder, wanted=()):
-    series, skipped = choose_series(folder, wanted)
+    series, _, skipped = choose_series(folder, wanted)
     volume, grid, notes = read_series(series)
     return volume, grid, skipped + notes
 
@@ -30,7 +30,8 @@ def test_slices_are_ordered_by_position_and_scaled(tmp_path, hu, grid, write_dic
     assert np.array_equal(volume, hu) and notes == []
     for field in ("spacing", "origin", "direction"):
         assert getattr(found, field) == pytest.approx(getattr(grid, field), abs=1e-5)
-    series, _ = choose_series(tmp_path)
+    series, others, _ = choose_series(tmp_path)
+    assert others == []
     assert series.patient == "P7"
 
 

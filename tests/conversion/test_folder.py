@@ -187,6 +187,28 @@ def test_what_has_changed_is_converted_again_and_what_has_become_bad_is_removed(
     assert "b" in run(source, Options(scale=(1.0, 0.0))).records
 
 
+def test_options_that_change_nothing_for_a_case_leave_it_as_it_is(tmp_path, source, convert, scans, write_dicom):
+    run, _ = convert
+    uids = [write_dicom(tmp_path / "dicom" / name, scans[0][0]) for name in "xy"]
+    cases = [*source[:2], Case("dicom", tmp_path / "dicom", source[0].label)]
+    assert list(run(cases).failed) == ["dicom"]
+    for chosen, kept in ((uids[0], False), (uids[0], True), (uids[1], False), (uids[1], True)):
+        records = run(cases, Options(series=(chosen, "1.2.3"), accept=True)).records
+        assert ["from_earlier" in records[name] for name in ("a", "b", "dicom")] == [True, True, kept]
+        assert records["dicom"]["series"][0] == chosen
+
+
+def test_a_case_that_has_lost_a_file_is_taken_out(source, convert):
+    run, folder = convert
+    run(source)
+    lost = replace(source[1], label=None, problem="there is no label of this name")
+    assert list(run([source[0], lost, source[2]]).failed) == ["b"]
+    assert not list(folder.glob("*/b*.nii.gz"))
+    source[2].label.unlink()
+    assert list(run([source[0], source[2]]).failed) == ["c"]
+    assert not list(folder.glob("*/c*.nii.gz"))
+
+
 def test_a_second_part_of_a_data_set_is_added(source, convert):
     run, folder = convert
     run(source[:1])
@@ -292,5 +314,6 @@ def test_cts_for_prediction_lie_in_one_folder(tmp_path, source, scans):
     assert list(conversion.records) == ["a", "b", "c"]
     names = {file.name for file in target.folder.iterdir()}
     assert names == {"conversion", "conversion_report.csv", "contact_sheet.png", *(f"{n}_0000.nii.gz" for n in "abc")}
+    (target.folder / "mine_0000.nii.gz").touch()
     convert_cases(cases[:1], target, partial(same, Options(margin=None)), **settings, overwrite=True)
-    assert {file.name for file in target.folder.glob("*.nii.gz")} == {"a_0000.nii.gz"}
+    assert {file.name for file in target.folder.glob("*.nii.gz")} == {"a_0000.nii.gz", "mine_0000.nii.gz"}
