@@ -81,10 +81,10 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 def stem(file: Path) -> str | None:
     """Name of a case by that of its image file, None for what is no image."""
-    ending = next((ending for ending in SOURCE_ENDINGS if file.name.endswith(ending)), None)
+    ending = next((ending for ending in SOURCE_ENDINGS if file.name.lower().endswith(ending)), None)
     if ending is None or file.name.startswith("."):
         return None
-    return file.name.removesuffix(ending).removesuffix("_0000")
+    return file.name[: -len(ending)].removesuffix("_0000")
 
 
 def subfolders(sources: Iterable[Path], names: str) -> Iterator[Path]:
