@@ -9,13 +9,18 @@ in the label's name, EXACT'09's by their folder CASE01 to CASE20.
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2_airway.conversion.dicom import series_folders
-from nnunetv2_airway.conversion.layout import Case, Layout, exact_subject, stem, walk
+from nnunetv2_airway.conversion.layout import Case, Layout, case_of, exact_subject, stem, walk
 
 DERIVED = "_clean_hu"
 """Files with this in their name are 8-bit pictures made from CTs."""
+ADVICE = (
+    "; give the folder of LIDC-IDRI or EXACT'09 with -i as well, which must hold the series or folder of this name. "
+    "Where BAS brings CTs as files, they lie in a folder called images, or their names end in _0000"
+)
 IMAGES = re.compile(r"images?(tr)?|imgs?|cts?|scans?|raw", re.IGNORECASE)
 LABELS = re.compile(r"labels?(tr)?|masks?|gt|seg.*|airways?|annotations?", re.IGNORECASE)
 
@@ -28,23 +33,19 @@ def find_cases(sources: Sequence[Path]) -> list[Case]:
         for folder, files in walk([source]):
             for file in files:
                 if (name := stem(file)) is not None and DERIVED not in file.name:
-                    (images if _is_image(file, folder.relative_to(source)) else labels)[name].append(file)
+                    inside = Path(source.name, folder.relative_to(source))
+                    (images if _is_image(file, inside) else labels)[name].append(file)
     folders = series_folders(sources) if labels.keys() - images.keys() else {}
-    by_name = {folder.name.upper(): folder for folder in folders.values()}
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for found in folders.values():
+        for folder in found:
+            by_name[folder.name.upper()].append(folder)
     cases = []
     for name in sorted(images.keys() | labels.keys()):
-        cts, masks = images[name], labels[name]
         exact = re.search(r"CASE\d\d$", name, re.IGNORECASE)
-        if cts or not masks:
-            ct, series = (cts or [None])[0], ""
-        elif exact and exact[0].upper() in by_name:
-            ct, series = by_name[exact[0].upper()], ""
-        else:
-            ct, series = folders.get(name), name if name in folders else ""
-        cases.append(
-            Case(name, ct, next(iter(masks), None), subject=_subject(name, ct), series=series,
-                 problem=_problem(name, ct, cts, masks))
-        )  # fmt: skip
+        cts = images[name] or folders.get(name) or (by_name[exact[0].upper()] if exact else [])
+        case = case_of(name, cts, labels[name], subject=_subject(name, cts), advice=ADVICE)
+        cases.append(replace(case, series=name) if name in folders and not images[name] else case)
     return cases
 
 
@@ -56,23 +57,9 @@ def _is_image(file: Path, folder: Path) -> bool:
     return "_0000." in file.name
 
 
-def _subject(name: str, ct: Path | None) -> str:
-    patient = re.search(r"LIDC-IDRI-\d{4}", str(ct))
+def _subject(name: str, cts: Sequence[Path]) -> str:
+    patient = re.search(r"LIDC-IDRI-\d{4}", str(cts[0])) if cts else None
     return patient[0] if patient else exact_subject(name)
-
-
-def _problem(name: str, ct: Path | None, cts: list[Path], masks: list[Path]) -> str:
-    if len(cts) > 1 or len(masks) > 1:
-        files = ", ".join(map(str, cts if len(cts) > 1 else masks))
-        return f"{files}: which is CT and which is label is not known; put CTs into a folder images, labels into labels"
-    if not masks:
-        return f"there is no label of this name for {ct}"
-    if ct is None:
-        return (
-            f"there is no CT for {masks[0]}: give the folder of LIDC-IDRI or EXACT'09 with -i as well, in which a "
-            f"series {name} or a folder of this name must be"
-        )
-    return ""
 
 
 LAYOUT = Layout(

@@ -7,33 +7,36 @@ one fold, since they may be of one subject.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_airway.conversion.dicom import holds_dicom
-from nnunetv2_airway.conversion.layout import Case, Layout, exact_subject, stem, walk
+from nnunetv2_airway.conversion.layout import Case, Layout, case_of, exact_subject, stem, walk
 
 TRAINING = range(1, 21)
 
 
 def find_cases(sources: Sequence[Path]) -> list[Case]:
     """List the folders CASE01 to CASE40 with the labels of the same name; those without one are to be predicted."""
-    cts: dict[str, Path] = {}
-    labels: dict[str, Path] = {}
+    cts: dict[str, list[Path]] = defaultdict(list)
+    labels: dict[str, list[Path]] = defaultdict(list)
     for folder, files in walk(sources):
-        inside = re.search(r"(?:^|/)(CASE\d\d)(?:/|$)", folder.as_posix(), re.IGNORECASE)
-        if inside and holds_dicom(files):
-            cts.setdefault(inside[1].upper(), Path(folder.as_posix()[: inside.end(1)]))
+        if re.fullmatch(r"CASE\d\d", folder.name, re.IGNORECASE) and any(holds_dicom(f) for _, f in walk([folder])):
+            cts[folder.name.upper()].append(folder)
         for file in files:
             if found := re.fullmatch(r"(?:Airway_)?(CASE\d\d)", stem(file) or "", re.IGNORECASE):
-                labels.setdefault(found[1].upper(), file)
-    cases = []
-    for name, ct in sorted(cts.items()):
-        label = labels.get(name)
-        missing = label is None and bool(labels) and int(name[-2:]) in TRAINING
-        problem = f"there is no label of this name for the training CT {ct}" if missing else ""
-        cases.append(Case(name, ct, label, subject=exact_subject(name), problem=problem))
-    return cases
+                labels[found[1].upper()].append(file)
+    labelled = bool(labels)
+    return [
+        case_of(
+            name,
+            cts[name],
+            labels[name] or ([] if labelled and int(name[-2:]) in TRAINING else None),
+            subject=exact_subject(name),
+        )
+        for name in sorted({**cts, **labels})
+    ]
 
 
 LAYOUT = Layout(

@@ -85,17 +85,20 @@ def read_volume(file: Path) -> sitk.Image:
 
 def _require_whole(file: Path) -> None:
     """Check that a NIfTI file has all its bytes: of one that was copied in part, ITK makes zeros without a word."""
-    whole = True
-    if file.name.endswith(".nii.gz"):
-        try:
+    whole, there = True, 0
+    try:
+        if file.name.endswith(".nii.gz"):
             with gzip.open(file) as content:
-                while content.read(2**24):
-                    pass
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            whole = False
-    elif file.suffix == ".nii":
+                while part := content.read(2**24):
+                    there += len(part)
+        elif file.suffix == ".nii":
+            there = file.stat().st_size
+        else:
+            return
         voxels = nibabel.load(file).dataobj
-        whole = file.stat().st_size >= voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
+        whole = there >= voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        whole = False
     if not whole:
         raise ValueError(f"cannot read {file}: it ends early or is damaged; copy or make it again")
 

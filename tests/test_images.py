@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -102,6 +104,10 @@ def test_a_file_that_was_copied_in_part_is_refused(tmp_path, ending, compressed)
     for share in (0.3, 0.9):
         file.write_bytes(content[: int(share * len(content))])
         with pytest.raises(ValueError, match=rf"cannot read .*a{ending}"):
+            read_mask(file)
+    if ending == ".nii.gz":  # compressed whole, but of a part
+        file.write_bytes(gzip.compress(gzip.decompress(content)[:-100]))
+        with pytest.raises(ValueError, match=r"cannot read .*a\.nii\.gz: it ends early"):
             read_mask(file)
 
 

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -178,7 +179,7 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
         if unknown:
             raise ValueError(f"--{option} names {', '.join(sorted(unknown))}, which is no case of {sources[0]}")
     if args.images_only:
-        cases = [Case(case.name, case.ct, None, case.lungs, case.subject, case.series) for case in cases if case.ct]
+        cases = [replace(case, label=None, problem="" if case.ct else case.problem) for case in cases]
     elif not any(case.label for case in cases):
         raise ValueError(
             f"none of the {len(cases)} cases has a label"
@@ -219,27 +220,36 @@ def _folder(folder: Path) -> Path:
 
 def _folder_cases(args: argparse.Namespace, images: Path) -> list[Case]:
     from nnunetv2_airway.conversion.dicom import holds_dicom
-    from nnunetv2_airway.conversion.layout import image_files, paired, subfolders, walk
+    from nnunetv2_airway.conversion.layout import case_of, folder_pairs, image_files, paired, walk
 
     labels = args.labels and _folder(args.labels)
     if labels is None and not args.images_only:
-        images, labels = (next(subfolders([images], names), None) for names in (IMAGES, LABELS))
-        if not (images and labels):
+        pairs = folder_pairs([images], IMAGES, LABELS)
+        if len(pairs) != 1 or pairs[0][1] is None:
+            found = "; ".join(f"{ct} with {label or 'none beside it'}" for ct, label in pairs) or "none"
             raise ValueError(
-                f"where the labels of {args.i} are is not known: give -l FOLDER, or --images-only -o FOLDER for CTs to "
-                f"predict"
+                f"one folder of images beside one of labels is needed in {images}, found: {found}. Give -i CTS -l "
+                f"LABELS, one pair after the other into the same -d, or --images-only -o FOLDER for CTs to predict"
             )
+        images, labels = pairs[0]
     cts = image_files(images)
-    for folder in sorted(entry for entry in images.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+    entries = sorted(entry for entry in images.iterdir() if not entry.name.startswith("."))
+    for folder in filter(Path.is_dir, entries):
         if any(holds_dicom(files) for _, files in walk([folder])):
-            cts.setdefault(folder.name, folder)
-    if not cts and holds_dicom(sorted(images.iterdir())):
-        cts[images.name] = images
+            cts.setdefault(folder.name, []).append(folder)
+    if not cts and holds_dicom(entries):
+        cts[images.name] = [images]
+    known = {file for files in cts.values() for file in files}
+    other = [entry.name for entry in entries if entry not in known and entry.suffix.lower() not in (".raw", ".zraw")]
+    if other and images not in known:
+        print(
+            f"Passed over in {images}, neither images nor DICOM: {', '.join(other[:10])}{', ...' * (len(other) > 10)}"
+        )
     if args.images_only:
-        return [Case(name, ct) for name, ct in sorted(cts.items())]
+        return [case_of(name, files, None) for name, files in sorted(cts.items())]
     masks = {
-        name.removesuffix(args.label_suffix): file
-        for name, file in image_files(labels).items()
+        name.removesuffix(args.label_suffix): files
+        for name, files in image_files(labels).items()
         if name.endswith(args.label_suffix)
     }
     if cts and masks and not cts.keys() & masks.keys():
@@ -250,7 +260,7 @@ def _folder_cases(args: argparse.Namespace, images: Path) -> list[Case]:
     return paired(cts, masks)
 
 
-def _some(files: dict[str, Path]) -> str:
+def _some(files: dict[str, list[Path]]) -> str:
     return ", ".join(sorted(files)[:3]) + (", ..." if len(files) > 3 else "")
 
 
@@ -292,6 +302,8 @@ def _print(conversion) -> None:
             print(f"{some(names)}: {word}{text}")
     for name, why in conversion.left_out.items():
         print(f"{name}: left out: {why}")
+    for name, error in conversion.failed_before.items():
+        print(f"{name}: failed in an earlier run: {error}")
     for name, error in conversion.failed.items():
         print(f"{name}: FAILED: {error}")
     for warning in conversion.warnings:

@@ -6,6 +6,7 @@ where it stopped.
 
 import json
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from textwrap import shorten
 
@@ -15,17 +16,18 @@ import SimpleITK as sitk
 from nnunetv2_airway.conversion.dicom import choose_series, read_series
 from nnunetv2_airway.conversion.labels import check_label, read_label
 from nnunetv2_airway.conversion.layout import Case, walk
-from nnunetv2_airway.conversion.lungs import Box, lung_box
 from nnunetv2_airway.conversion.preview import BAD, GOOD, LOOK, write_preview
+from nnunetv2_airway.conversion.region import region
 from nnunetv2_airway.conversion.units import to_hounsfield
 from nnunetv2_airway.files import write_json
 from nnunetv2_airway.images import Grid, orientation, read_volume, write_image
-from nnunetv2_airway.maps.components import bounding_box
 
 FORMAT = 1
 """Another one has every case converted again."""
 MARGIN = 10.0
 """Of the lung box, in mm."""
+SIZES = (5.0, 5000.0)
+"""Between these lie the sides of every CT, in mm."""
 RECORDS = "conversion"
 """Folder of records and pictures."""
 
@@ -53,20 +55,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a case is written: ``images`` and ``labels`` are folders, ``records`` that of records and pictures."""
+    """Where a case is written: folders of CTs, labels (None for CTs to predict), and records with pictures."""
 
     images: Path
-    labels: Path
+    labels: Path | None
     records: Path
 
-    def files(self, case: str) -> tuple[Path, Path, Path, Path]:
-        """CT, label, picture and record of a case."""
-        return (
-            self.images / f"{case}_0000.nii.gz",
-            self.labels / f"{case}.nii.gz",
-            self.records / f"{case}.png",
-            self.records / f"{case}.json",
-        )
+    def volumes(self, case: str, *, with_label: bool = True) -> list[Path]:
+        """CT and label of a case."""
+        label = [self.labels / f"{case}.nii.gz"] if self.labels and with_label else []
+        return [self.images / f"{case}_0000.nii.gz", *label]
 
 
 def convert_case(case: Case, options: Options, target: Target) -> dict:
@@ -79,24 +77,26 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         ValueError: a file cannot be read, the CT is not in HU, or the label does not belong to it.
         OSError: the results cannot be written.
     """
-    ct_file, label_file, preview, record_file = target.files(case.name)
+    preview, record_file = (target.records / f"{case.name}.{ending}" for ending in ("png", "json"))
+    volumes = target.volumes(case.name, with_label=case.label is not None)
     fingerprint = _fingerprint(case, options)
     earlier = read_record(record_file)
     if (
         not case.problem
         and earlier.get("fingerprint") == fingerprint
         and _is_wanted(earlier["series"], case, options)
-        and all(file.is_file() for file in (ct_file, preview, *([label_file] if case.label else [])))
+        and all(file.is_file() for file in (preview, *volumes))
     ):
         return {**earlier, "from_earlier": True}
-    for file in (record_file, ct_file, label_file, preview):
+    for file in (record_file, *target.volumes(case.name), preview):
         file.unlink(missing_ok=True)
     if case.problem:
         raise ValueError(case.problem)
 
     stored, grid, notes, patient, series = _read_ct(case, options)
+    _require_body_size(case, stored, grid)
     try:
-        hu, done = to_hounsfield(stored, options.scale)
+        hu, done = to_hounsfield(stored, options.scale, case=case.name)
     except ValueError as error:
         raise ValueError(f"{case.ct}: {error}") from error
     del stored
@@ -111,7 +111,11 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
     if problem and options.accept:
         warnings.append(f"{problem} (accepted)")
         problem = ""
-    box, lungs = _box(case, ct, mask, options, warnings, notes)
+    lung_label = None
+    if case.lungs and options.margin is not None:
+        lung_label, _ = read_label(case.lungs, ct, ignore_header=options.ignore_label_header)
+    box, lungs, doubts = region(ct, mask, margin=options.margin, lungs=lung_label)
+    warnings += doubts
 
     first = problem or next(iter(warnings), "")
     colour = BAD if problem else LOOK if warnings else GOOD
@@ -141,9 +145,8 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
     cut = np.zeros_like(hu)
     cut[box] = hu[box]
     del hu, ct
-    write_image(grid.image(cut), ct_file)
-    if mask is not None:
-        write_image(grid.image(mask), label_file)
+    for file, array in zip(volumes, (cut, mask), strict=False):  # there may be no label
+        write_image(grid.image(array), file)
     write_json(record_file, record)
     return record
 
@@ -160,7 +163,11 @@ def read_record(file: Path) -> dict:
 def _fingerprint(case: Case, options: Options) -> list:
     """What says that a case would be converted as before: names, sizes and times of its files, and the options."""
     ct = [] if case.ct is None else [file for _, files in walk([case.ct]) for file in files] or [case.ct]
-    files = [file for file in (*ct, case.label, case.lungs) if file is not None and file.is_file()]
+    files = [file for file in (*ct, case.label, case.lungs) if file is not None]
+    files += [
+        other for file in files if file.suffix == ".mhd" for other in file.parent.glob(f"{escape(file.stem)}.*raw")
+    ]
+    files = [file for file in files if file.is_file()]
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     decisive = {name: value for name, value in asdict(options).items() if name not in ("accept", "series")}
     return json.loads(json.dumps([FORMAT, stamps, case.subject, case.series, decisive]))
@@ -181,26 +188,8 @@ def _read_ct(case: Case, options: Options) -> tuple[np.ndarray, Grid, list[str],
     return volume, grid, notes + done, series.patient, [series.uid, *others]
 
 
-def _box(
-    case: Case, ct: sitk.Image, mask: np.ndarray | None, options: Options, warnings: list[str], notes: list[str]
-) -> tuple[Box, str]:
-    """The lungs' box with its margin, enlarged to hold the label, and where the lungs come from."""
-    shape = ct.GetSize()[::-1]
-    whole = tuple(slice(0, n) for n in shape)
-    if options.margin is None:
-        return whole, "not asked for"
-    if case.lungs:
-        lungs, done = read_label(case.lungs, ct, ignore_header=options.ignore_label_header)
-        notes += [note for note in done if "label values" not in note]
-        box, source = bounding_box(lungs > 0), "label"
-    else:
-        box, source = lung_box(ct), "found"
-    if box is None:
-        warnings.append("no lungs found: the whole CT is kept")
-        return whole, "not found"
-    rims = [int(np.ceil(options.margin / step)) for step in ct.GetSpacing()[::-1]]
-    box = [slice(max(b.start - r, 0), min(b.stop + r, n)) for b, r, n in zip(box, rims, shape, strict=True)]
-    held = bounding_box(mask > 0) if mask is not None else None
-    if held:
-        box = [slice(min(b.start, h.start), max(b.stop, h.stop)) for b, h in zip(box, held, strict=True)]
-    return tuple(box), source
+def _require_body_size(case: Case, stored: np.ndarray, grid: Grid) -> None:
+    extent = [n * step for n, step in zip(stored.shape, grid.spacing[::-1], strict=True)]
+    if not all(SIZES[0] < length < SIZES[1] for length in extent):
+        listed = " x ".join(f"{length:.4g}" for length in extent)
+        raise ValueError(f"{case.ct} is {listed} mm large: its spacing is not in mm, or wrong; mend its header")

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 
 from nnunetv2_airway.conversion.layout import walk
@@ -28,6 +27,7 @@ SAME = {"ImageOrientationPatient": 1e-3, "PixelSpacing": 1e-4, "Rows": 0, "Colum
 TAGS = (
     "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "PatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
+    "RescaleSlope", "RescaleIntercept", "FrameOfReferenceUID", "InstanceNumber",
 )  # fmt: skip
 
 
@@ -39,6 +39,8 @@ class Slice:
     header: pydicom.Dataset
 
     def __getattr__(self, tag: str):
+        if tag not in TAGS:
+            raise AttributeError(tag)
         return self.header.get(tag)
 
     @property
@@ -64,18 +66,47 @@ class Series:
         return str(self.slices[0].PatientID or "").strip()
 
 
-def holds_dicom(files: Iterable[Path]) -> Path | None:
-    """Return the first DICOM file, None where there is none."""
-    return next((file for file in files if file.name.upper() != "DICOMDIR" and is_dicom(file)), None)
+def holds_dicom(files: Iterable[Path]) -> bool:
+    """Whether there is a DICOM file among files and folders."""
+    return any(_is_dicom(file) for file in files)
 
 
-def series_folders(sources: Iterable[Path]) -> dict[str, Path]:
+def series_folders(sources: Iterable[Path]) -> dict[str, list[Path]]:
     """Find folders with DICOM files by the UID of the series of one of their files; one header a folder is read."""
-    folders: dict[str, Path] = {}
+    folders: dict[str, list[Path]] = {}
     for folder, files in walk(sources):
-        if (file := holds_dicom(files)) is not None:
-            folders.setdefault(str(_header(file).SeriesInstanceUID), folder)
+        for file in filter(_is_dicom, files):
+            try:
+                uid = str(_header(file).SeriesInstanceUID)
+            except ValueError:  # named when the folder is converted
+                continue
+            folders.setdefault(uid, []).append(folder)
+            break
     return folders
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        return file.name.upper() != "DICOMDIR" and file.is_file() and (is_dicom(file) or _lacks_preamble(file))
+    except OSError:
+        return False
+
+
+def _lacks_preamble(file: Path) -> bool:
+    """Whether a file that is called like a slice is DICOM without the 128 bytes and the word before it."""
+    if not _is_called_like_a_slice(file):
+        return False
+    try:
+        return "SeriesInstanceUID" in pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    except Exception:  # pydicom promises nothing about files that are no DICOM
+        return False
+
+
+def _is_called_like_a_slice(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    return suffix in (".dcm", ".dicom", ".ima") or (
+        (not suffix or suffix[1:].isdigit()) and any(letter.isdigit() for letter in file.name)
+    )
 
 
 def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, list[str], list[str]]:
@@ -94,9 +125,11 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
     found: dict[str, list[Slice]] = {}
     for _, files in walk([folder]):
         for file in files:
-            if file.name.upper() != "DICOMDIR" and is_dicom(file):
+            if _is_dicom(file):
                 header = _header(file)
                 found.setdefault(str(header.SeriesInstanceUID), []).append(header)
+            elif _is_called_like_a_slice(file):
+                raise ValueError(f"{file} is no DICOM file, it may be damaged: copy it again or take it away")
     good, skipped = [], []
     for uid, slices in sorted(found.items()):
         why = _unusable(slices)
@@ -108,6 +141,9 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
             skipped.append(f"skipped {len(overviews)} localizers of series {uid}")
         good.append(Series(uid, tuple(header for header in slices if not header.is_localizer)))
     chosen = [series for series in good if series.uid in wanted]
+    unusable = set(wanted) & found.keys() - {series.uid for series in good}
+    if unusable:
+        raise ValueError(f"{folder}: the series that is asked for cannot be used: {'; '.join(skipped)}")
     if len(good) == 1 and not chosen:
         chosen = good
     if not good:
@@ -139,8 +175,8 @@ def _header(file: Path) -> Slice:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd values in tags; those that matter are checked
         try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
-        except (InvalidDicomError, OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
+        except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
             raise ValueError(f"cannot read the DICOM header of {file}: {last_line(error)}") from error
     if "SeriesInstanceUID" not in header:
         raise ValueError(f"{file} has no SeriesInstanceUID, it may be damaged: copy it again or take it away")
@@ -165,6 +201,7 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
     normal = np.cross(row, column)
     slices = sorted(series.slices, key=lambda header: _position(header) @ normal)
     slices, notes = _without_copies(slices, normal)
+    notes += _numbering(slices)
     step = _even_step(slices, normal)
 
     volume = np.empty((len(slices), int(first.Rows), int(first.Columns)), np.float32)
@@ -192,6 +229,12 @@ def _require_alike(header: Slice, first: Slice) -> None:
     for tag in ("ImagePositionPatient", *SAME):
         if getattr(header, tag) is None:
             raise ValueError(f"{header.file} has no {tag}: where its voxels lie cannot be known")
+    for tag in ("FrameOfReferenceUID", "RescaleSlope", "RescaleIntercept"):
+        here, there = getattr(header, tag), getattr(first, tag)
+        if (here is None) != (there is None) or (tag == "FrameOfReferenceUID" and here != there):
+            raise ValueError(
+                f"slices of one series differ in {tag}: {header.file} has {here}, {first.file} has {there}"
+            )
     for tag, tolerance in SAME.items():
         here, there = getattr(header, tag), getattr(first, tag)
         if not np.allclose(np.array(here, float), np.array(there, float), rtol=0, atol=tolerance):
@@ -214,6 +257,20 @@ def _without_copies(slices: list[Slice], normal: np.ndarray) -> tuple[list[Slice
             )
     copies = len(slices) - len(kept)
     return kept, [f"{copies} second copies of slices were passed over"] if copies else []
+
+
+def _numbering(slices: list[Slice]) -> list[str]:
+    """Say so where the slices' numbers do not go with their positions; some scanners number in other ways."""
+    numbers = [int(header.InstanceNumber) for header in slices if header.InstanceNumber is not None]
+    if len(set(numbers)) < len(slices):  # not numbered
+        return []
+    steps = np.diff(numbers)
+    if set(steps) in ({1}, {-1}):
+        return []
+    return [
+        f"WARNING: InstanceNumber changes by {steps.min()} to {steps.max()} from slice to slice instead of by 1: slices "
+        f"may be missing, or two scans mixed"
+    ]
 
 
 def _even_step(slices: list[Slice], normal: np.ndarray) -> float:

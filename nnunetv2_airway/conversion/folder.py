@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_airway.conversion.case import RECORDS, Options, Target, convert_case, read_record
+from nnunetv2_airway.conversion.case import FORMAT, RECORDS, Options, Target, convert_case, read_record
 from nnunetv2_airway.conversion.layout import Case
 from nnunetv2_airway.conversion.preview import write_contact_sheet
 from nnunetv2_airway.files import write_csv, write_json
@@ -27,7 +27,8 @@ class Conversion:
 
     Args:
         records: of the cases that are in the data set now.
-        failed: what went wrong, by case.
+        failed: what went wrong in this run, by case.
+        failed_before: what went wrong with other cases in earlier runs.
         left_out: why, by case.
         warnings: what concerns the data set as a whole.
     """
@@ -35,6 +36,7 @@ class Conversion:
     records: dict[str, dict]
     failed: dict[str, str]
     left_out: dict[str, str]
+    failed_before: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -53,7 +55,7 @@ class Destination:
     def target(self, case: Case) -> Target:
         """Where a case is written."""
         if self.only_images:
-            return Target(self.folder, self.folder, self.records)
+            return Target(self.folder, None, self.records)
         part = "Tr" if case.label else "Ts"
         return Target(self.folder / f"images{part}", self.folder / "labelsTr", self.records)
 
@@ -94,7 +96,8 @@ def convert_cases(
     work = {case.name: (case, options(case.name), destination.target(case)) for case in kept}
     for _, _, target in work.values():
         target.images.mkdir(exist_ok=True)
-        target.labels.mkdir(exist_ok=True)
+        if target.labels:
+            target.labels.mkdir(exist_ok=True)
     if not destination.only_images:
         _remove_from_other_part(kept, destination)
     records, failed = {}, {}
@@ -106,17 +109,25 @@ def convert_cases(
             case = work[name][0]
             entry = {"case": name, "source": str(case.ct or ""), "label": str(case.label or ""), "error": failed[name]}
             write_json(destination.records / f"{name}.json", entry)
-    for file in sorted(destination.records.glob("*.json")):
-        record = read_record(file)
-        if record.get("case") not in (None, *work) and "error" not in record:
-            records[record["case"]] = record
+    earlier = [read_record(file) for file in sorted(destination.records.glob("*.json"))]
+    earlier = [record for record in earlier if "case" in record and record["case"] not in work]
+    records |= {record["case"]: record for record in earlier if is_complete(record, destination)}
     conversion = Conversion(
         records=dict(sorted(records.items())),
         failed=dict(sorted(failed.items())),
         left_out={case.name: left_out[case.name] for case in cases if case.name in left_out},
+        failed_before={record["case"]: record["error"] for record in earlier if "error" in record},
     )
     _write_results(destination, conversion, description=description, licence=licence, reference=reference)
     return conversion
+
+
+def is_complete(record: dict, destination: Destination) -> bool:
+    """Whether a record is that of a case whose files are there, converted as this version does."""
+    if "error" in record or record["fingerprint"][0] != FORMAT:
+        return False
+    target = destination.target(Case(record["case"], label=Path(record["label"]) if record["label"] else None))
+    return all(file.is_file() for file in target.volumes(record["case"], with_label=is_training(record)))
 
 
 def is_training(record: dict) -> bool:
@@ -198,7 +209,8 @@ def _write_results(
     folder, records = destination.folder, conversion.records
     write_csv(folder / REPORT, COLUMNS, _rows(conversion, destination.records))
     previews = {name: (destination.records / f"{name}.png", "") for name in records}
-    previews |= {name: (destination.records / f"{name}.png", error) for name, error in conversion.failed.items()}
+    failed = conversion.failed_before | conversion.failed
+    previews |= {name: (destination.records / f"{name}.png", error) for name, error in failed.items()}
     if previews:
         write_contact_sheet(folder / SHEET, dict(sorted(previews.items())))
     orientations = {record["orientation"] for record in records.values()}
@@ -235,7 +247,7 @@ def _rows(conversion: Conversion, folder: Path) -> list[tuple]:
         for name, record in conversion.records.items()
     }  # fmt: skip
     empty = (None,) * (len(COLUMNS) - 6)
-    for name, error in conversion.failed.items():
+    for name, error in (conversion.failed_before | conversion.failed).items():
         record = read_record(folder / f"{name}.json")
         rows[name] = (name, "failed", record.get("source"), record.get("label"), *empty, error, None)
     for name, why in conversion.left_out.items():
@@ -262,7 +274,9 @@ def _write_splits(folder: Path, training: Mapping[str, dict], warnings: list[str
         name if record["subject"] in ("", anonymous) else record["subject"] for name, record in training.items()
     ]
     number = len(set(subjects))
+    target = folder / SPLITS
     if number == len(subjects):
+        target.unlink(missing_ok=True)
         return
     if number < 2:
         warnings.append("all cases are of one subject: no folds can be made that keep it together")
@@ -274,6 +288,5 @@ def _write_splits(folder: Path, training: Mapping[str, dict], warnings: list[str
     ]
     if len(splits) < FOLDS:
         warnings.append(f"with {number} subjects there are only {len(splits)} folds")
-    target = folder / SPLITS
     if not target.exists() or json.loads(target.read_text()) != splits:
         write_json(target, splits)

@@ -62,20 +62,13 @@ class Layout:
     notice: str = ""
 
 
-def image_files(folder: Path) -> dict[str, Path]:
-    """List a folder's image files by case, that is by name without ending and nnU-Net's ``_0000``, sorted.
-
-    Raises:
-        ValueError: two files of one case.
-    """
-    files: dict[str, Path] = {}
+def image_files(folder: Path) -> dict[str, list[Path]]:
+    """List a folder's image files by case, that is by name without ending and nnU-Net's ``_0000``, sorted."""
+    files: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
         name = stem(file)
-        if name is None or not file.is_file():
-            continue
-        if name in files:
-            raise ValueError(f"{folder} holds {files[name].name} and {file.name}: one file a case is needed")
-        files[name] = file
+        if name is not None and not file.is_dir():
+            files.setdefault(name, []).append(file)
     return files
 
 
@@ -102,34 +95,67 @@ def subfolders(sources: Iterable[Path], names: str) -> Iterator[Path]:
 
 
 def walk(sources: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:
-    """List every folder below the sources with its files, sorted, without hidden ones."""
+    """List every folder below the sources with its files, sorted, without hidden ones; links are followed once."""
+    seen = set()
     for source in sources:
-        for folder, below, files in os.walk(source):
+        for folder, below, files in os.walk(source, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
             below[:] = sorted(name for name in below if not name.startswith("."))
             yield Path(folder), [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
 
 
-def paired(images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[Case]:
-    """Pair CTs and labels of the same case; what has no counterpart becomes a case with that problem."""
-    cases = []
-    for name in sorted(images.keys() | labels.keys()):
-        ct, label = images.get(name), labels.get(name)
-        problem = ""
-        if label is None:
-            problem = f"there is no label of this name for {ct}"
-        elif ct is None:
-            problem = f"there is no CT of this name for {label}"
-        cases.append(Case(name, ct, label, problem=problem))
-    return cases
+def case_of(
+    name: str, cts: Sequence[Path], labels: Sequence[Path] | None, *, subject: str = "", advice: str = ""
+) -> Case:
+    """Make a case of the files that have its name.
+
+    Args:
+        name: of the case.
+        cts: image files, or folders with DICOM files.
+        labels: image files; None where there are to be none.
+        subject: see ``Case``.
+        advice: what to do where there is no CT.
+
+    Returns:
+        The case; where a file is missing or there are several, with that problem, and without what is not certain.
+    """
+    problem = ""
+    if len(cts) > 1 or len(labels or ()) > 1:
+        several = cts if len(cts) > 1 else labels
+        problem = (
+            f"there are several files of this name, {', '.join(map(str, several))}: take away or rename all but one"
+        )
+    elif not cts:
+        problem = f"there is no CT of this name for {(labels or [name])[0]}{advice}"
+    elif labels is not None and not labels:
+        problem = f"there is no label of this name for {cts[0]}"
+    ct, label = (only[0] if len(only) == 1 else None for only in (cts, labels or ()))
+    return Case(name, ct, label, subject=subject, problem=problem)
+
+
+def paired(images: Mapping[str, Sequence[Path]], labels: Mapping[str, Sequence[Path]]) -> list[Case]:
+    """Pair CTs and labels of the same case."""
+    return [case_of(name, images.get(name, ()), labels.get(name, ())) for name in sorted(images.keys() | labels.keys())]
+
+
+def folder_pairs(sources: Sequence[Path], images: str, labels: str) -> list[tuple[Path, Path | None]]:
+    """Find images folders, each with the labels folder beside it or None; both names as regular expressions."""
+    pairs = []
+    for folder in subfolders(sources, images):
+        beside = (other for other in sorted(folder.parent.iterdir()) if re.fullmatch(labels, other.name, re.IGNORECASE))
+        pairs.append((folder, next((other for other in beside if other.is_dir()), None)))
+    return pairs
 
 
 def paired_folders(sources: Sequence[Path], images: str, labels: str) -> list[Case]:
-    """Pair what lies in an images folder and the labels folder beside it; both names as regular expressions."""
+    """Pair what lies in images folders and in the labels folders beside them; both names as regular expressions."""
     cases = []
-    for folder in subfolders(sources, images):
-        beside = next(subfolders([folder.parent], labels), None)
-        if beside is not None and beside.parent == folder.parent:
-            cases += paired(image_files(folder), image_files(beside))
+    for folder, beside in folder_pairs(sources, images, labels):
+        cases += paired(image_files(folder), image_files(beside) if beside else {})
     return cases
 
 

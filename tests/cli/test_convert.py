@@ -30,7 +30,8 @@ def test_every_format_of_ct_with_every_format_of_label(run, tmp_path, scans, wri
     write(labels / "case5_0000.nrrd", scans[2][1])
     (cts / "readme.txt").touch()
     (cts / "notes").mkdir()
-    run("-i", cts, "-l", labels, "-d", 510)
+    output = run("-i", cts, "-l", labels, "-d", 510)
+    assert f"Passed over in {cts}, neither images nor DICOM: notes, readme.txt\n" in output
     folder = tmp_path / "nnUNet_raw" / "Dataset510_Airways"
     verify_dataset_integrity(str(folder), num_processes=1)
     for index in range(6):
@@ -43,8 +44,12 @@ def test_one_folder_with_images_and_labels_in_two(run, tmp_path, scans, write):
     write(tmp_path / "set" / "masks" / "a.nii.gz", scans[0][1])
     assert "1 training and 0 test cases are in" in run("-i", tmp_path / "set", "-d", 510, "-name", "Mine")
     assert (tmp_path / "nnUNet_raw" / "Dataset510_Mine" / "dataset.json").is_file()
+    write(tmp_path / "set" / "more" / "images" / "b.nii.gz", scans[0][0])
+    output = run("-i", tmp_path / "set", "-d", 510, "-name", "Mine", code=1)
+    assert f"{tmp_path}/set/imgs with {tmp_path}/set/masks; {tmp_path}/set/more/images with none beside it" in output
     shutil.rmtree(tmp_path / "set" / "masks")
-    assert "give -l FOLDER" in run("-i", tmp_path / "set", "-d", 510, code=1)
+    shutil.rmtree(tmp_path / "set" / "more")
+    assert "Give -i CTS -l LABELS" in run("-i", tmp_path / "set", "-d", 510, code=1)
 
 
 def test_labels_with_a_suffix_and_lumen(run, tmp_path, scans, write):
@@ -84,11 +89,25 @@ def test_a_scale_for_some_cases_and_a_series_for_another(run, tmp_path, scans, w
     line = ("-i", tmp_path / "cts", "-l", tmp_path / "labels", "-d", 510)
     output = run(*line, code=1)
     assert "b: FAILED" in output and "--scale 1 -1024" in output and f"{sharp} (Thorax 1.0 B50f, 40 slices)" in output
+    output = run(*line, "--scale", 1, -1024, code=1)  # for all, of which two do not need it
+    assert "a: FAILED" in output and "as stored they look like Hounsfield units" in output
     output = run(*line, "--scale", 1, -1024, "b", "--series", sharp)
+    assert "b: HU = 1 * stored + -1024, as stated" in output
     assert "3 training and 0 test cases" in output
     folder = tmp_path / "nnUNet_raw" / "Dataset510_Airways" / "imagesTr"
     arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}_0000.nii.gz"))) for name in "abc"]
     assert np.array_equal(arrays[0], arrays[1]) and np.array_equal(arrays[0], arrays[2])
+
+
+def test_a_scale_for_all_and_two_files_of_one_name(run, tmp_path, scans, write, write_dicom):
+    for name in "ab":
+        write(tmp_path / "cts" / f"{name}.nii.gz", scans[0][0] + 1024)
+    write_dicom(tmp_path / "cts" / "b", scans[0][0])
+    line = ("-i", tmp_path / "cts", "--images-only", "-o", tmp_path / "out", "--scale", 1, -1024)
+    output = run(*line, code=1)
+    assert "b: FAILED: there are several files of this name" in output
+    image = sitk.ReadImage(str(tmp_path / "out" / "a_0000.nii.gz"))
+    assert sitk.GetArrayFromImage(image).min() == -1024
 
 
 def test_what_is_the_same_for_many_cases_stands_on_one_line(run, tmp_path, scans, write):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.conversion.dicom import choose_series, read_series, series_folders
+from nnunetv2_airway.conversion.dicom import choose_series, holds_dicom, read_series, series_folders
 
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 
@@ -178,4 +178,54 @@ def test_folders_are_found_by_the_uid_of_their_series(tmp_path, hu, write_dicom)
     folders = [tmp_path / "LIDC-IDRI-0001" / "study" / name for name in ("first", "second")]
     uids = [write_dicom(folder, hu[:2]) for folder in folders]
     (folders[0] / "000.xml").write_text("<xml/>")
-    assert series_folders([tmp_path]) == dict(zip(uids, folders, strict=True))
+    again = tmp_path / "again"
+    write_dicom(again, hu[:1], uid=uids[1])
+    (again / "0000").write_bytes(b"\0" * 128 + b"DICM broken")  # stops no other
+    assert series_folders([tmp_path]) == {uids[0]: folders[:1], uids[1]: [folders[1], again]}
+
+
+def test_slices_without_preamble_are_read_and_what_is_called_like_a_slice_but_is_none_is_named(
+    tmp_path, hu, write_dicom
+):
+    write_dicom(tmp_path, hu)
+    last = tmp_path / "0039.dcm"
+    content = last.read_bytes()
+    last.write_bytes(content[132:])
+    (tmp_path / "LICENSE").write_text("no slice")
+    (tmp_path / "list.csv").write_text("1")
+    assert np.array_equal(read(tmp_path)[0], hu)
+    for content in (b"", content[:100]):
+        last.write_bytes(content)
+        with pytest.raises(ValueError, match=r"0039\.dcm is no DICOM file, it may be damaged"):
+            read(tmp_path)
+    assert not holds_dicom([last, tmp_path, tmp_path / "LICENSE"])
+
+
+def test_a_slice_without_intercept_among_others_that_have_one(tmp_path, hu, grid, write_dicom):
+    uid = write_dicom(tmp_path, hu[:-1])
+    last = replace(grid, origin=(*grid.origin[:2], grid.origin[2] + 78))
+    write_dicom(tmp_path / "last", hu[-1:], last, uid=uid, RescaleIntercept=None)
+    with pytest.raises(ValueError, match="differ in RescaleIntercept"):
+        read(tmp_path)
+
+
+def test_numbers_that_do_not_go_with_positions_are_pointed_out(tmp_path, hu, grid, write_dicom):
+    def numbered(folder, numbers):
+        for index, number in enumerate(numbers):
+            place = replace(grid, origin=(*grid.origin[:2], grid.origin[2] + 2 * index))
+            uid = folder.name + ".1"
+            write_dicom(folder, hu[index : index + 1], place, uid=uid, names=[str(index)], InstanceNumber=number)
+        return read(folder)[2]
+
+    assert numbered(tmp_path / "1", range(1, 41)) == numbered(tmp_path / "2", range(40, 0, -1)) == []
+    (note,) = numbered(tmp_path / "3", range(1, 80, 2))
+    assert "InstanceNumber changes by 2 to 2 from slice to slice instead of by 1: slices may be missing" in note
+    (note,) = numbered(tmp_path / "4", [1 + index // 2 + 20 * (index % 2) for index in range(40)])
+    assert "changes by -19 to 20" in note
+
+
+def test_a_series_that_is_asked_for_but_cannot_be_used_is_no_other(tmp_path, hu, write_dicom):
+    write_dicom(tmp_path / "a", hu)
+    short = write_dicom(tmp_path / "b", hu[:5])
+    with pytest.raises(ValueError, match=rf"asked for cannot be used: skipped series {short} .* too short"):
+        choose_series(tmp_path, {short})

@@ -209,6 +209,58 @@ def test_a_case_that_has_lost_a_file_is_taken_out(source, convert):
     assert not list(folder.glob("*/c*.nii.gz"))
 
 
+def test_options_and_the_lung_label_count_and_a_missing_label_is_made_again(tmp_path, source, convert, scans, write):
+    run, folder = convert
+    lungs = write(tmp_path / "lungs.nii.gz", np.ones_like(scans[0][1]))
+    cases = [replace(source[0], lungs=lungs), *source[1:]]
+    run(cases)
+    (folder / "labelsTr" / "b.nii.gz").unlink()
+    assert ["from_earlier" in record for record in run(cases).records.values()] == [True, False, True]
+    os.utime(lungs, ns=(1, 1))
+    assert ["from_earlier" in record for record in run(cases).records.values()] == [False, True, True]
+    records = run(cases, Options(scale=(1.0, 0.0))).records
+    assert not any("from_earlier" in record for record in records.values())
+    assert records["a"]["notes"] == ["HU = 1 * stored + 0, as stated"]
+
+
+def test_the_data_of_an_mhd_file_count(tmp_path, convert, scans, write):
+    run, folder = convert
+    case = Case("a", write(tmp_path / "a.mhd", scans[0][0]), write(tmp_path / "l.mhd", scans[0][1]))
+    run([case])
+    time = case.ct.stat().st_mtime_ns
+    write(case.ct, scans[1][0])
+    os.utime(case.ct, ns=(time, time))
+    run([case], Options(accept=True))
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "imagesTr" / "a_0000.nii.gz")))
+    assert image[20, 30, 30] == scans[1][0][20, 30, 30] != scans[0][0][20, 30, 30]
+
+
+def test_files_that_were_taken_away_by_hand_do_not_count(source, convert):
+    run, folder = convert
+    run(source[:2])
+    for file in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"):
+        (folder / file).unlink()
+    assert list(run(source[2:]).records) == ["b", "c"]
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
+
+
+def test_what_failed_in_an_earlier_part_stays_in_the_report(tmp_path, source, convert):
+    run, folder = convert
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_text("no image")
+    assert list(run([Case("broken", broken, source[0].label), source[0]]).failed) == ["broken"]
+    conversion = run(source[1:])
+    assert conversion.failed == {} and list(conversion.failed_before) == ["broken"]
+    assert rows(folder)["broken"]["status"] == "failed" and len(rows(folder)) == 4
+
+
+def test_a_ct_of_impossible_size_is_refused(tmp_path, source, convert, scans, grid, write):
+    run, _ = convert
+    metres = replace(grid, spacing=tuple(step / 1000 for step in grid.spacing))
+    case = Case("a", write(tmp_path / "a.nrrd", scans[0][0], metres), source[0].label)
+    assert "is 0.08 x 0.072 x 0.0768 mm large: its spacing is not in mm" in run([case]).failed["a"]
+
+
 def test_a_second_part_of_a_data_set_is_added(source, convert):
     run, folder = convert
     run(source[:1])
@@ -275,6 +327,9 @@ def test_subjects_that_repeat_stay_in_one_fold(source, convert):
 
 def test_where_no_subject_repeats_nnunet_makes_its_own_folds(source, convert):
     run, folder = convert
+    folder.mkdir()
+    run([replace(case, subject="P1" if case.name < "c" else "P2") for case in source])
+    assert (folder / "splits_final.json").exists()
     run([replace(case, subject=case.name) for case in source])
     assert not (folder / "splits_final.json").exists()
 
@@ -315,5 +370,8 @@ def test_cts_for_prediction_lie_in_one_folder(tmp_path, source, scans):
     names = {file.name for file in target.folder.iterdir()}
     assert names == {"conversion", "conversion_report.csv", "contact_sheet.png", *(f"{n}_0000.nii.gz" for n in "abc")}
     (target.folder / "mine_0000.nii.gz").touch()
+    (target.folder / "a.nii.gz").touch()  # a prediction
     convert_cases(cases[:1], target, partial(same, Options(margin=None)), **settings, overwrite=True)
-    assert {file.name for file in target.folder.glob("*.nii.gz")} == {"a_0000.nii.gz", "mine_0000.nii.gz"}
+    assert {file.name for file in target.folder.glob("*.nii.gz")} == {
+        "a_0000.nii.gz", "mine_0000.nii.gz", "a.nii.gz"
+    }  # fmt: skip

@@ -63,6 +63,23 @@ def test_the_box_is_the_same_in_every_orientation(turned, chest):
     assert [(span.start, span.stop) for span in found] == [(span.start, span.stop) for span in expected]
 
 
+def test_steps_that_differ_along_the_axes_and_sizes_that_they_do_not_divide(chest):
+    hu, lungs = chest("table")
+    fine = Grid((0.7, 1.15, 1.0), GRID.origin, GRID.direction)  # 3, 2 and 2 voxels are averaged
+    stretched = hu.repeat(3, 0).repeat(2, 1).repeat(3, 2)[:-2, :-1, :-2]
+    box = lung_box(fine.image(stretched))
+    for found, true, factor in zip(box, bounding_box(lungs), (3, 2, 3), strict=True):
+        assert abs(found.start - factor * true.start) <= factor + 2
+        assert abs(found.stop - factor * true.stop) <= factor + 2
+
+
+def test_lungs_that_leave_the_volume_are_held_to_its_last_plane(chest):
+    hu, _ = chest("table")
+    cut = hu[:70].repeat(3, 0)[:-2]
+    box = lung_box(Grid((2.1, 2.3, 1.0), GRID.origin, GRID.direction).image(cut))
+    assert box[0].stop == len(cut) == 208
+
+
 def test_where_there_are_no_lungs_none_are_found(chest):
     hu, _ = chest("bowel gas", "table", "arms")
     assert find_lungs(hu[:22], SPACING) is None  # the belly alone

@@ -52,7 +52,7 @@ def test_other_16_bit_volumes_are_not_scaled(hu):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda hu: hu + 1024, r"\(int16\) lie between 0 and \d+; nothing lies below 0.*mostly need --scale 1 -1024$"),
+        (lambda hu: hu + 1024, r"\(int16\) lie between 0 and \d+; nothing lies below.*mostly need --scale 1 -1024 CASE$"),
         (lambda hu: (hu / 8 + 128).clip(0, 255).astype(np.uint8), r"\(uint8\).*looks like an 8-bit picture"),
         (lambda hu: (hu / 8 + 128).clip(0, 255).astype(np.float32), "looks like an 8-bit picture"),
         (lambda hu: (hu - hu.mean()) / hu.std(), "between -0.9.* and 2.*normalised or windowed"),
@@ -76,9 +76,10 @@ def test_what_cannot_be_hounsfield_units_is_refused_with_its_range(hu, change, w
 
 def test_padding_does_not_hide_a_shift(hu):
     shifted = hu + 1024
-    shifted[:, :6] = -2000
-    with pytest.raises(ValueError, match=r"between -2000 and .* as air or lung does"):
-        to_hounsfield(shifted)
+    for padding in (-2000, -1024):
+        shifted[:, :6] = padding
+        with pytest.raises(ValueError, match=rf"between {padding} and .* as air or lung does"):
+            to_hounsfield(shifted)
 
 
 def test_the_intercept_in_twice_is_seen_where_bone_looks_like_tissue(hu):
@@ -89,14 +90,26 @@ def test_the_intercept_in_twice_is_seen_where_bone_looks_like_tissue(hu):
 
 
 def test_a_stated_scale_is_used_and_checked(hu):
-    found, _ = to_hounsfield((hu + 1024).astype(np.uint16), (1.0, -1024.0))
-    assert np.array_equal(found, hu)
+    found, notes = to_hounsfield((hu + 1024).astype(np.uint16), (1.0, -1024.0))
+    assert np.array_equal(found, hu) and notes == ["HU = 1 * stored + -1024, as stated"]
     found, _ = to_hounsfield((hu.astype(np.float64) + 1024) / 4096, (4096.0, -1024.0))
     assert np.array_equal(found, hu)
     clipped = hu.clip(-500, 500)  # whoever states a scale knows what the CT shows
     assert np.array_equal(to_hounsfield(clipped, (1.0, 0.0))[0], clipped)
     with pytest.raises(ValueError, match="in HU 1000 to"):
         to_hounsfield((hu + 1024).astype(np.uint16), (1.0, 1000.0))
+
+
+@pytest.mark.parametrize("scale", [(1.0, -1024.0), (0.0625, -1024.0), (0.3, -600.0)])
+def test_a_stated_scale_does_not_spoil_what_is_in_hounsfield_units_already(hu, scale):
+    with pytest.raises(ValueError, match=r"as stored they look like Hounsfield units, with --scale .* Name the cases"):
+        to_hounsfield(hu, scale)
+    assert np.array_equal(to_hounsfield(hu, (1.0, 0.0))[0], hu)
+
+
+def test_the_case_is_named_in_the_advice(hu):
+    with pytest.raises(ValueError, match="--scale 1 -1024 case7$"):
+        to_hounsfield(hu + 1024, case="case7")
 
 
 def test_metal_beyond_16_bits_is_cut(hu):

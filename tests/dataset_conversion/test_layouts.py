@@ -117,12 +117,16 @@ def test_bas_with_cts_of_lidc_and_exact09(convert, tmp_path, scans, write, write
     write(bas / "repackaged" / "Airway_0292_0000.nii.gz", scans[2][0])
     write(bas / "repackaged" / "Airway_0292.nii.gz", scans[2][1])
     write(bas / "repackaged" / "Airway_0292_clean_hu.nii.gz", scans[2][1])
+    for part in ("one", "two"):
+        write(bas / part / "images" / "more" / "CASE07.nii.gz", scans[0][0])
+    write(bas / "images" / "labels" / "CASE07.nii.gz", scans[0][1])  # the nearest folder tells
     output, folder = convert("BAS", "-i", bas, lidc, exact, code=1)
     assert folder.name == "Dataset502_BAS"
     check_dataset_json(folder, 6, "1603")
     names = {*uids, "CASE01", "CASE02", "Airway_0292"}
     assert {file.name for file in (folder / "imagesTr").iterdir()} == {f"{name}_0000.nii.gz" for name in names}
-    assert "CASE09: FAILED: there is no CT for" in output and "LIDC-IDRI or EXACT'09" in output
+    assert "CASE07: FAILED: there are several files of this name" in output
+    assert "CASE09: FAILED: there is no CT of this name for" in output and "LIDC-IDRI or EXACT'09" in output
     rows = report(folder)
     assert [rows[uid]["subject"] for uid in uids] == ["LIDC-IDRI-0001", "LIDC-IDRI-0001", "LIDC-IDRI-0002"]
     for name, index in ((uids[0], 0), (uids[1], 1), ("CASE01", 0), ("CASE02", 1), ("Airway_0292", 2)):
@@ -145,10 +149,18 @@ def test_exact09_with_labels_of_bas(convert, tmp_path, scans, write, write_dicom
             name = f"Airway_CASE{number:02d}.nii.gz" if number == 3 else f"CASE{number:02d}.mhd"
             write(tmp_path / "BAS" / name, mask)
     write_dicom(tmp_path / "EXACT09" / "Testing" / "CASE21", scans[2][0])
+    write(tmp_path / "BAS" / "CASE11.nii.gz", scans[0][1])
+    write_dicom(tmp_path / "EXACT09" / "Training" / "CASE12", scans[0][0])
+    for name in ("lungs", "airways"):
+        write(tmp_path / "BAS" / name / "CASE12.nii.gz", scans[0][1])
+    write_dicom(tmp_path / "EXACT09" / "Training" / "CASE20", scans[0][0])
     output, folder = convert("EXACT09", "-i", tmp_path / "EXACT09", tmp_path / "BAS", code=1)
     assert folder.name == "Dataset503_EXACT09"
     check_dataset_json(folder, 9, "2093")
-    assert "CASE05: FAILED: there is no label of this name" in output
+    for case in ("CASE05", "CASE20"):
+        assert f"{case}: FAILED: there is no label of this name" in output
+    assert "CASE11: FAILED: there is no CT of this name" in output
+    assert "CASE12: FAILED: there are several files of this name" in output
     rows = report(folder)
     assert rows["CASE21"]["status"] == "test" and rows["CASE03"]["status"] == "training"
     for number in (1, 2, 10):
