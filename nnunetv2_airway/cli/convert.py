@@ -13,8 +13,6 @@ import nnunetv2_airway.dataset_conversion as scripts
 from nnunetv2_airway.cli.common import dataset_id, positive, run
 from nnunetv2_airway.conversion.layout import Case, Layout
 
-IMAGES, LABELS = "images(Tr)?|imgs?|cts?|scans?", "labels?(Tr)?|masks?|gt|segmentations?"
-
 
 def layouts() -> dict[str, Layout]:
     """The public data sets by subcommand: one script each in ``dataset_conversion``."""
@@ -157,7 +155,8 @@ def run_script(layout: Layout, arguments: list[str] | None = None) -> None:
 
 
 def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
-    from nnunetv2_airway.conversion.folder import Destination, convert_cases, is_training
+    from nnunetv2_airway.conversion.folder import Destination, convert_cases
+    from nnunetv2_airway.conversion.results import is_training
     from nnunetv2_airway.raw_data import dataset_folder
 
     sources = [_folder(folder) for folder in ([args.i] if layout is None else args.i)]
@@ -219,49 +218,12 @@ def _folder(folder: Path) -> Path:
 
 
 def _folder_cases(args: argparse.Namespace, images: Path) -> list[Case]:
-    from nnunetv2_airway.conversion.dicom import holds_dicom
-    from nnunetv2_airway.conversion.layout import case_of, folder_pairs, image_files, paired, walk
+    from nnunetv2_airway.conversion.any_folder import find_cases, find_pair
 
-    labels = args.labels and _folder(args.labels)
-    if labels is None and not args.images_only:
-        pairs = folder_pairs([images], IMAGES, LABELS)
-        if len(pairs) != 1 or pairs[0][1] is None:
-            found = "; ".join(f"{ct} with {label or 'none beside it'}" for ct, label in pairs) or "none"
-            raise ValueError(
-                f"one folder of images beside one of labels is needed in {images}, found: {found}. Give -i CTS -l "
-                f"LABELS, one pair after the other into the same -d, or --images-only -o FOLDER for CTs to predict"
-            )
-        images, labels = pairs[0]
-    cts = image_files(images)
-    entries = sorted(entry for entry in images.iterdir() if not entry.name.startswith("."))
-    for folder in filter(Path.is_dir, entries):
-        if any(holds_dicom(files) for _, files in walk([folder])):
-            cts.setdefault(folder.name, []).append(folder)
-    if not cts and holds_dicom(entries):
-        cts[images.name] = [images]
-    known = {file for files in cts.values() for file in files}
-    other = [entry.name for entry in entries if entry not in known and entry.suffix.lower() not in (".raw", ".zraw")]
-    if other and images not in known:
-        print(
-            f"Passed over in {images}, neither images nor DICOM: {', '.join(other[:10])}{', ...' * (len(other) > 10)}"
-        )
     if args.images_only:
-        return [case_of(name, files, None) for name, files in sorted(cts.items())]
-    masks = {
-        name.removesuffix(args.label_suffix): files
-        for name, files in image_files(labels).items()
-        if name.endswith(args.label_suffix)
-    }
-    if cts and masks and not cts.keys() & masks.keys():
-        raise ValueError(
-            f"no CT has the name of a label: {images} holds {_some(cts)}, {labels} holds {_some(masks)}; names must be "
-            f"the same but for _0000 and --label-suffix"
-        )
-    return paired(cts, masks)
-
-
-def _some(files: dict[str, list[Path]]) -> str:
-    return ", ".join(sorted(files)[:3]) + (", ..." if len(files) > 3 else "")
+        return find_cases(images, None)
+    images, labels = (images, _folder(args.labels)) if args.labels else find_pair(images)
+    return find_cases(images, labels, suffix=args.label_suffix)
 
 
 def _scales(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
@@ -291,7 +253,7 @@ def _options(args: argparse.Namespace, scales: dict[str, tuple[float, float]], c
 
 def _print(conversion) -> None:
     """Print what a person should know; what is the same for several cases stands on one line."""
-    from nnunetv2_airway.conversion.folder import some
+    from nnunetv2_airway.conversion.results import some
 
     for kind, word in (("notes", ""), ("warnings", "WARNING: ")):
         cases = defaultdict(list)

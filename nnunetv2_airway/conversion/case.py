@@ -13,7 +13,8 @@ from textwrap import shorten
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.conversion.dicom import choose_series, read_series
+from nnunetv2_airway.conversion.dicom import choose_series
+from nnunetv2_airway.conversion.dicom_volume import read_series
 from nnunetv2_airway.conversion.labels import check_label, read_label
 from nnunetv2_airway.conversion.layout import Case, walk
 from nnunetv2_airway.conversion.preview import BAD, GOOD, LOOK, write_preview

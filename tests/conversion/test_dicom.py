@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.conversion.dicom import choose_series, holds_dicom, read_series, series_folders
+from nnunetv2_airway.conversion.dicom import choose_series, holds_dicom, series_folders
+from nnunetv2_airway.conversion.dicom_volume import read_series
 
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 
@@ -194,8 +195,8 @@ def test_slices_without_preamble_are_read_and_what_is_called_like_a_slice_but_is
     (tmp_path / "LICENSE").write_text("no slice")
     (tmp_path / "list.csv").write_text("1")
     assert np.array_equal(read(tmp_path)[0], hu)
-    for content in (b"", content[:100]):
-        last.write_bytes(content)
+    for part in (b"", content[:100]):
+        last.write_bytes(part)
         with pytest.raises(ValueError, match=r"0039\.dcm is no DICOM file, it may be damaged"):
             read(tmp_path)
     assert not holds_dicom([last, tmp_path, tmp_path / "LICENSE"])

@@ -60,9 +60,9 @@ def test_folders_are_found_at_every_level_and_paired_with_those_beside_them(tmp_
         touch(tmp_path / folder / "IMG" / f"{number}.nii.gz", tmp_path / folder / "gt" / f"{number}.nii.gz")
     touch(tmp_path / "alone" / "img" / "9.nii.gz", tmp_path / "one" / "imgs" / "8.nii.gz")
     assert [folder.parent.name for folder in subfolders([tmp_path / "one"], "img")] == ["one", "two"]
-    *cases, alone = paired_folders([tmp_path], "img", "gt")
-    assert alone.name == "9" and "there is no label of this name" in alone.problem
-    assert [(case.name, case.ct.parent.parent, case.label.parent.parent) for case in cases] == [
+    cases = {case.name: case for case in paired_folders([tmp_path], "img", "gt")}
+    assert "there is no label of this name" in cases.pop("9").problem
+    assert [(case.name, case.ct.parent.parent, case.label.parent.parent) for case in cases.values()] == [
         (str(number), tmp_path / folder, tmp_path / folder) for number, folder in enumerate(("", "one", "one/two"))
     ]
 
