@@ -1,5 +1,6 @@
 """Folders of nnU-Net's raw data sets."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -33,9 +34,31 @@ def require_free_id(folder: Path) -> None:
         raise ValueError(f"{folder.parent} already has {others[0]}; nnU-Net needs one name per id. Choose another -d.")
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether a folder is not there, or holds nothing but hidden files."""
-    return not folder.exists() or all(content.name.startswith(".") for content in folder.iterdir())
+def require_own(folder: Path, settings_file: Path, settings: dict, *, overwrite: bool) -> None:
+    """Check that a folder is empty or not there, or was made by the same command with the same settings.
+
+    Args:
+        folder: the data set.
+        settings_file: where the command keeps its settings, as JSON.
+        settings: those of now.
+        overwrite: other settings are allowed, because what they made is going to be removed.
+
+    Raises:
+        ValueError: it holds something else, or was made with other settings; they are listed.
+    """
+    if not folder.exists() or all(content.name.startswith(".") for content in folder.iterdir()):
+        return
+    if not settings_file.exists():
+        raise ValueError(f"{folder} exists and was not made by this command. Choose another -d, -name or -o.")
+    found = json.loads(settings_file.read_text(encoding="utf-8"))
+    differing = [
+        f"{key}: {found.get(key)} there, {value} now" for key, value in settings.items() if found.get(key) != value
+    ]
+    if differing and not overwrite:
+        raise ValueError(
+            f"{folder} was made with other options ({'; '.join(differing)}). Choose another -d or -o, or make it all "
+            f"again with --overwrite."
+        )
 
 
 def write_dataset_json(folder: Path, *, training: int, description: str, licence: str, reference: str = "") -> None:

@@ -10,7 +10,7 @@ from nnunetv2_airway.conversion.layout import Case
 from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, write_results
 from nnunetv2_airway.files import write_json
 from nnunetv2_airway.parallel import finished_cases
-from nnunetv2_airway.raw_data import is_empty, require_free_id
+from nnunetv2_airway.raw_data import require_free_id, require_own
 
 
 @dataclass(frozen=True)
@@ -132,20 +132,9 @@ def _prepare(destination: Destination, options: Options, overwrite: bool) -> Non
         "lumen": options.lumen and list(options.lumen),
         "ignore label header": options.ignore_label_header,
     }
-    if not is_empty(folder):
-        if not settings_file.exists():
-            raise ValueError(f"{folder} exists and was not made by this command. Choose another -d, -name or -o.")
-        found = read_record(settings_file)
-        differing = [
-            f"{key}: {found.get(key)} there, {value} now" for key, value in settings.items() if found.get(key) != value
-        ]
-        if differing and not overwrite:
-            raise ValueError(
-                f"{folder} was converted with other settings ({'; '.join(differing)}). Choose another -d or -o, or "
-                f"convert all again with --overwrite."
-            )
-        if overwrite:
-            _clear(destination)
+    require_own(folder, settings_file, settings, overwrite=overwrite)
+    if overwrite:
+        _clear(destination)
     destination.records.mkdir(parents=True, exist_ok=True)
     write_json(settings_file, settings)  # first, so that an interrupted run recognises its own folder
 
@@ -154,10 +143,11 @@ def _clear(destination: Destination) -> None:
     if destination.only_images:  # it may hold CTs of others
         for record in destination.records.glob("*.json"):
             (destination.folder / f"{record.stem}_0000.nii.gz").unlink(missing_ok=True)
-    for name in (RECORDS,) if destination.only_images else ("imagesTr", "labelsTr", "imagesTs", RECORDS):
-        shutil.rmtree(destination.folder / name, ignore_errors=True)
     for name in (REPORT, SHEET, SPLITS, "dataset.json"):
         (destination.folder / name).unlink(missing_ok=True)
+    # the records last: they say that the folder is ours
+    for name in (RECORDS,) if destination.only_images else ("imagesTr", "labelsTr", "imagesTs", RECORDS):
+        shutil.rmtree(destination.folder / name, ignore_errors=True)
 
 
 def _require_same_sources(cases: Sequence[Case], destination: Destination) -> None:

@@ -13,7 +13,7 @@ from nnunetv2_airway.files import write_json
 from nnunetv2_airway.images import orientation, read_volume, write_image
 from nnunetv2_airway.parallel import finished_cases
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
-from nnunetv2_airway.raw_data import is_empty, require_free_id, write_dataset_json
+from nnunetv2_airway.raw_data import require_free_id, require_own, write_dataset_json
 
 OPTIONS_FILE = "phantom_options.json"
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -68,21 +68,10 @@ def _prepare(folder: Path, record: dict, overwrite: bool) -> None:
     """Make sure that the folder holds nothing but phantoms of these options, and create it."""
     require_free_id(folder)
     record_file = folder / OPTIONS_FILE
-    if not is_empty(folder):
-        if not record_file.exists():
-            raise ValueError(f"{folder} exists and was not made by this command. Choose another -d or -name.")
-        found = json.loads(record_file.read_text())
-        differing = [
-            f"{key}: {found.get(key)} there, {value} now" for key, value in record.items() if found.get(key) != value
-        ]
-        if differing and not overwrite:
-            raise ValueError(
-                f"{folder} holds phantoms made with other options ({'; '.join(differing)}). Choose another -d, or make "
-                f"them all again with --overwrite."
-            )
-        if overwrite:
-            for name in PARTS:
-                shutil.rmtree(folder / name, ignore_errors=True)
+    require_own(folder, record_file, record, overwrite=overwrite)
+    if overwrite:
+        for name in PARTS:
+            shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(record_file, record)  # first, so that an interrupted run recognises its own folder
     for name in PARTS:

@@ -272,9 +272,9 @@ def test_a_second_part_of_a_data_set_is_added(source, convert):
 def test_other_settings_other_sources_and_other_data_are_not_mixed(tmp_path, source, convert, scans, write):
     run, folder = convert
     run(source[:2])
-    with pytest.raises(ValueError, match=r"other settings \(lung box margin: 10\.0 there, None now\).*--overwrite"):
+    with pytest.raises(ValueError, match=r"other options \(lung box margin: 10\.0 there, None now\).*--overwrite"):
         run(source, Options(margin=None))
-    with pytest.raises(ValueError, match=r"other settings \(lumen: None there, \[1\] now\)"):
+    with pytest.raises(ValueError, match=r"other options \(lumen: None there, \[1\] now\)"):
         run(source, Options(lumen=(1,)))
     moved = replace(source[0], ct=write(tmp_path / "elsewhere.nii.gz", scans[2][0]))
     with pytest.raises(ValueError, match=r"already holds a case a, converted from .*ct_a.*elsewhere.* would replace"):
