@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser, layout: Layout | None) -> Non
         nargs="+",
         action="append",
         default=[],
-        metavar=("SLOPE", "INTERCEPT [CASE"),
+        metavar=("SLOPE INTERCEPT", "CASE"),
         help="HU = SLOPE * stored + INTERCEPT for these cases, or for all; can be given several times",
     )
     how.add_argument(
@@ -124,8 +124,10 @@ def add_arguments(parser: argparse.ArgumentParser, layout: Layout | None) -> Non
     )
     how.add_argument(
         "--ignore-label-header",
-        action="store_true",
-        help="take the CT's spacing, origin and direction for its label, whatever its header says",
+        nargs="*",
+        metavar="CASE",
+        help="take the CT's spacing, origin and direction for the labels of these cases, or of all, whatever their "
+        "headers say",
     )
     how.add_argument(
         "--accept", nargs="+", default=[], metavar="CASE", help="take these cases although their labels seem wrong"
@@ -173,7 +175,12 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
         expected = layout.files if layout else "image files, or folders with DICOM files"
         raise ValueError(f"no cases found in {', '.join(map(str, sources))}; expected: {expected}")
     scales = _scales(args.scale)
-    for option, given in (("accept", args.accept), ("scale", filter(None, scales))):
+    named = {
+        "accept": args.accept,
+        "scale": filter(None, scales),
+        "ignore-label-header": args.ignore_label_header or [],
+    }
+    for option, given in named.items():
         unknown = set(given) - {case.name for case in cases}
         if unknown:
             raise ValueError(f"--{option} names {', '.join(sorted(unknown))}, which is no case of {sources[0]}")
@@ -199,10 +206,16 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
     _print(conversion)
     training = sum(map(is_training, conversion.records.values()))
     test = len(conversion.records) - training
-    print(f"{training} training and {test} test cases are in {destination.folder}")
+    ready = f"{test} CTs for nnUNetv2_predict" if args.images_only else f"{training} training and {test} test cases"
+    before = sum("from_earlier" in record for record in conversion.records.values())
+    print(
+        f"{ready} are in {destination.folder}" + (f", {before} of them unchanged since an earlier run" * bool(before))
+    )
     if layout and layout.notice:
         print(f"Note: {layout.notice}")
     print(f"Look at {destination.folder / 'contact_sheet.png'}; details are in conversion_report.csv beside it.")
+    if conversion.failed and not conversion.records:
+        raise ValueError(f"none of the {len(conversion.failed)} cases could be converted, see above")
     if conversion.failed:
         failed = len(conversion.failed)
         raise ValueError(
@@ -244,7 +257,7 @@ def _options(args: argparse.Namespace, scales: dict[str, tuple[float, float]], c
     return Options(
         lumen=args.lumen and tuple(args.lumen),
         margin=args.lung_box,
-        ignore_label_header=args.ignore_label_header,
+        ignore_label_header=args.ignore_label_header is not None and case in (args.ignore_label_header or [case]),
         scale=scales.get(case, scales.get("")),
         series=tuple(args.series),
         accept=case in args.accept,

@@ -4,8 +4,9 @@ A case whose record names the same files and options is not converted again, so 
 where it stopped.
 """
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from textwrap import shorten
@@ -85,7 +86,7 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
     if (
         not case.problem
         and earlier.get("fingerprint") == fingerprint
-        and _is_wanted(earlier["series"], case, options)
+        and _is_wanted(earlier, case, options)
         and all(file.is_file() for file in (preview, *volumes))
     ):
         return {**earlier, "from_earlier": True}
@@ -107,7 +108,10 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
     if case.label:
         mask, done = read_label(case.label, ct, values=options.lumen, ignore_header=options.ignore_label_header)
         notes += done
-        problem, doubt = check_label(mask, hu)
+        try:
+            problem, doubt = check_label(mask, hu)
+        except ValueError as error:
+            raise ValueError(f"{case.label}: {error}") from error
         warnings += [doubt] if doubt else []
     if problem and options.accept:
         warnings.append(f"{problem} (accepted)")
@@ -129,6 +133,8 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         "source": str(case.ct),
         "label": str(case.label or ""),
         "series": series,
+        "scale": options.scale and list(options.scale),
+        "ignore_label_header": options.ignore_label_header,
         "subject": case.subject or patient,
         "subject_from_dicom": bool(patient and not case.subject),
         "shape": list(hu.shape),
@@ -137,6 +143,7 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         "hu_range": [int(hu.min()), int(hu.max())],
         "lungs": lungs,
         "box": [[span.start, span.stop] for span in box],
+        "digests": [_digest(hu), None if mask is None else _digest(mask)],
         "airway_voxels": None if mask is None else int(np.count_nonzero(mask)),
         "airway_hu": None if mask is None or not mask.any() else round(float(hu[mask > 0].mean()), 1),
         "warnings": warnings,
@@ -162,7 +169,7 @@ def read_record(file: Path) -> dict:
 
 
 def _fingerprint(case: Case, options: Options) -> list:
-    """What says that a case would be converted as before: names, sizes and times of its files, and the options."""
+    """What says that a case would be converted as before: names, sizes and times of its files, options of all cases."""
     ct = [] if case.ct is None else [file for _, files in walk([case.ct]) for file in files] or [case.ct]
     files = [file for file in (*ct, case.label, case.lungs) if file is not None]
     files += [
@@ -170,13 +177,21 @@ def _fingerprint(case: Case, options: Options) -> list:
     ]
     files = [file for file in files if file.is_file()]
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    decisive = {name: value for name, value in asdict(options).items() if name not in ("accept", "series")}
-    return json.loads(json.dumps([FORMAT, stamps, case.subject, case.series, decisive]))
+    return json.loads(json.dumps([FORMAT, stamps, case.subject, case.series, options.lumen, options.margin]))
 
 
-def _is_wanted(series: list[str], case: Case, options: Options) -> bool:
-    """Whether the series of an earlier conversion, the first of those there were, would be chosen again."""
-    return len(series) < 2 or bool(case.series) or [uid for uid in series if uid in options.series] == series[:1]
+def _is_wanted(earlier: dict, case: Case, options: Options) -> bool:
+    """Whether an earlier conversion was made with the options that are given for this very case, if any are."""
+    wanted = [uid for uid in earlier["series"] if uid in options.series]
+    return (
+        (options.scale is None or list(options.scale) == earlier["scale"])
+        and (not options.ignore_label_header or earlier["ignore_label_header"])
+        and (not wanted or bool(case.series) or wanted == earlier["series"][:1])
+    )
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.blake2b(array, digest_size=16).hexdigest()
 
 
 def _read_ct(case: Case, options: Options) -> tuple[np.ndarray, Grid, list[str], str, list[str]]:

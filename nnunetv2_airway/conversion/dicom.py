@@ -142,6 +142,12 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
         there = "; ".join(skipped) or "it holds no DICOM file"
         raise ValueError(f"{folder} holds no CT series of at least {SHORTEST} slices: {there}")
     if len(chosen) != 1:
+        patients = {series.patient for series in good}
+        if len(patients) > 1:
+            raise ValueError(
+                f"{folder} holds CT series of {len(patients)} patients ({', '.join(sorted(patients))}): make a folder "
+                f"for each"
+            )
         raise ValueError(
             f"{folder} holds {len(good)} CT series, {len(chosen) or 'none'} of them chosen; choose one with --series "
             f"UID, a thin-slice one with a sharp kernel: {'; '.join(map(str, good))}"

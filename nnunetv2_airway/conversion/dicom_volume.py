@@ -46,7 +46,9 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
         try:
             image = reader.Execute()
         except RuntimeError as error:
-            raise ValueError(f"cannot read {header.file}: {last_line(error)}") from error
+            raise ValueError(
+                f"cannot read {header.file}, it may be damaged, copy it again: {last_line(error)}"
+            ) from error
         plane[...] = sitk.GetArrayViewFromImage(image).reshape(plane.shape)
     between_rows, between_columns = map(float, first.PixelSpacing)
     direction = np.stack((row, column, normal), axis=1).ravel()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2_airway.conversion.case import FORMAT, RECORDS, Options, Target, convert_case, read_record
 from nnunetv2_airway.conversion.layout import Case
-from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, write_results
+from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, some, write_results
 from nnunetv2_airway.files import write_json
 from nnunetv2_airway.parallel import finished_cases
 from nnunetv2_airway.raw_data import require_free_id, require_own
@@ -50,7 +50,7 @@ def convert_cases(
     Args:
         cases: see ``Case``; those without a label go to ``imagesTs``.
         destination: where to.
-        options: gives those of a case by its name; lumen, lung box and header handling are the same for all.
+        options: gives those of a case by its name; lumen and lung box are the same for all.
         left_out: cases that are not converted, and why.
         description: for ``dataset.json``, as are ``licence`` and ``reference``.
         licence: of the data set.
@@ -84,13 +84,19 @@ def convert_cases(
             write_json(destination.records / f"{name}.json", entry)
     earlier = [read_record(file) for file in sorted(destination.records.glob("*.json"))]
     earlier = [record for record in earlier if "case" in record and record["case"] not in work]
-    records |= {record["case"]: record for record in earlier if is_complete(record, destination)}
+    kept_before = {record["case"]: record for record in earlier if is_complete(record, destination)}
+    records |= kept_before
     conversion = Conversion(
         records=dict(sorted(records.items())),
         failed=dict(sorted(failed.items())),
         left_out={case.name: left_out[case.name] for case in cases if case.name in left_out},
         failed_before={record["case"]: record["error"] for record in earlier if "error" in record},
     )
+    if kept_before:
+        conversion.warnings.append(
+            f"cases of earlier runs that are not in the folders given now stay in the data set: "
+            f"{some(list(kept_before))}. To take one out, delete its CT and label there and run this again"
+        )
     write_results(
         destination.folder,
         destination.records,
@@ -130,7 +136,6 @@ def _prepare(destination: Destination, options: Options, overwrite: bool) -> Non
     settings = {
         "lung box margin": options.margin,
         "lumen": options.lumen and list(options.lumen),
-        "ignore label header": options.ignore_label_header,
     }
     require_own(folder, settings_file, settings, overwrite=overwrite)
     if overwrite:

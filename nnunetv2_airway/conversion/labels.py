@@ -18,6 +18,8 @@ BETTER = 50.0
 """HU by which a mirrored label lies deeper in air if it is the label that is mirrored."""
 PURE_AIR, CONTRAST = -900.0, 150.0
 """HU: a label above the first should be darker than its surroundings, where the walls are, by the second."""
+MOST = 0.2
+"""Share of a CT's voxels that no airways fill."""
 AXES = ("plane", "row", "column")
 
 
@@ -49,10 +51,11 @@ def read_label(
     try:
         apart = require_same_geometry(image, ct, name="CT")
     except ValueError as error:
-        raise ValueError(
-            f"{file}: {error}. If it was made voxel by voxel on this CT and only its header is wrong, "
-            f"--ignore-label-header takes the CT's"
-        ) from error
+        advice = (
+            ". If it was made voxel by voxel on this CT and only its header is wrong, --ignore-label-header CASE takes "
+            "the CT's"
+        )
+        raise ValueError(f"{file}: {error}{advice if image.GetSize() == ct.GetSize() else ''}") from error
     if apart > HEADER_NOISE:
         notes.append(f"header of the label repaired from the CT (voxels lay {apart:.2g} voxels apart)")
     array = sitk.GetArrayViewFromImage(image)
@@ -81,11 +84,17 @@ def check_label(mask: np.ndarray, hu: np.ndarray) -> tuple[str, str]:
         hu: (Z, Y, X), the CT in HU.
 
     Returns:
-        Why it cannot be, and why it is in doubt; empty where there is nothing to say.
+        Why it seems not to be, and why it is in doubt; empty where there is nothing to say.
+
+    Raises:
+        ValueError: it is empty, or holds more of the CT than airways do.
     """
     voxels = np.nonzero(mask)
-    if not len(voxels[0]):
-        return "the label is empty", ""
+    share = len(voxels[0]) / mask.size
+    if not share:
+        raise ValueError("the label is empty")
+    if share > MOST:
+        raise ValueError(f"the label holds {share:.0%} of the CT: it is inverted, or no label of airways")
     level = float(hu[voxels].mean())
     mirrored = {
         axes: float(hu[_mirror(voxels, hu.shape, axes)].mean())
@@ -102,7 +111,8 @@ def check_label(mask: np.ndarray, hu: np.ndarray) -> tuple[str, str]:
     if level > AIR:
         return (
             f"the label does not lie in air: {level:.0f} HU on average, airways lie between -1000 and {AIR:.0f}. It "
-            f"may belong to another CT, be flipped, or hold more than the lumen (then --lumen says which value is)"
+            f"may belong to another CT, be flipped, or hold more than the lumen (then --lumen says which value is); or "
+            f"its CT is not in HU"
         ), ""
     contrast = _level_around(mask, hu) - level
     if level > PURE_AIR and contrast < CONTRAST:

@@ -1,6 +1,7 @@
 """What is written about a conversion as a whole: ``dataset.json``, folds, report and contact sheet."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from nnunetv2_airway.raw_data import write_dataset_json
 
 REPORT, SHEET, SPLITS = "conversion_report.csv", "contact_sheet.png", "splits_final.json"
 FOLDS = 5
+ODD = 60.0
+"""HU by which the mean of a label may lie above the median of all labels'."""
 COLUMNS = (
     "case", "status", "source", "label", "subject", "shape_zyx", "spacing_zyx_mm", "orientation", "hu_min", "hu_max",
     "lungs", "box_zyx", "airway_voxels", "airway_mean_hu", "warnings", "notes",
@@ -81,11 +84,36 @@ def write_results(
             f"CTs are stored in different orientations, which nnU-Net does not turn: a network sees some of them "
             f"mirrored ({words})"
         )
+    conversion.warnings.extend(_odd_ones(records))
     training = {name: record for name, record in records.items() if is_training(record)}
     if only_images or not training:
         return
     write_dataset_json(folder, training=len(training), description=description, licence=licence, reference=reference)
     _write_splits(folder, training, conversion.warnings)
+
+
+def _odd_ones(records: Mapping[str, dict]) -> list[str]:
+    """Point out cases that are alike, and those whose label lies in denser tissue than the others'."""
+    warnings = []
+    for part, word in enumerate(("CT", "label")):
+        same: dict[str, list[str]] = {}
+        for name, record in records.items():
+            if record["digests"][part]:
+                same.setdefault(record["digests"][part], []).append(name)
+        warnings += [
+            f"{', '.join(names)} have the same {word}, voxel by voxel: one of them may be a copy by mistake"
+            for names in same.values()
+            if len(names) > 1
+        ]
+    levels = {name: record["airway_hu"] for name, record in records.items() if record["airway_hu"] is not None}
+    usual = statistics.median(levels.values()) if levels else 0
+    for name, level in levels.items():
+        if len(levels) >= FOLDS and level > usual + ODD:
+            warnings.append(
+                f"{name}: the label lies at {level:.0f} HU on average, those of the other cases at about {usual:.0f}: "
+                f"it may belong to another CT"
+            )
+    return warnings
 
 
 def some(names: Sequence[str]) -> str:

@@ -76,6 +76,8 @@ def to_hounsfield(
 def _no_range(lowest: float, highest: float, slope: float = 1.0, intercept: float = 0.0) -> str:
     """Say why a range cannot be that of a chest CT in HU, empty where it can."""
     lowest, highest = lowest * slope + intercept, highest * slope + intercept
+    if lowest >= 0 and highest < 16:
+        return "it looks like a label; were CTs and labels swapped?"
     if lowest >= 0:
         picture = "; it looks like an 8-bit picture" if highest <= 255 else ""
         return f"nothing lies below 0, where air and lung are{picture}"

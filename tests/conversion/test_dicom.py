@@ -88,6 +88,13 @@ def test_several_series_are_listed_to_choose_from(tmp_path, hu, write_dicom):
         choose_series(tmp_path, {sharp, soft})
 
 
+def test_several_patients_in_one_folder(tmp_path, hu, write_dicom):
+    write_dicom(tmp_path / "a", hu, PatientID="P1")
+    write_dicom(tmp_path / "b", hu, PatientID="P2")
+    with pytest.raises(ValueError, match=r"holds CT series of 2 patients \(P1, P2\): make a folder for each"):
+        choose_series(tmp_path)
+
+
 def test_folders_without_a_ct(tmp_path, hu, write_dicom):
     with pytest.raises(ValueError, match="holds no CT series of at least 11 slices: it holds no DICOM file"):
         choose_series(tmp_path)

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from nnunetv2_airway.conversion.case import Options
 from nnunetv2_airway.conversion.folder import Destination, convert_cases
 from nnunetv2_airway.conversion.layout import Case
+from nnunetv2_airway.conversion.results import _odd_ones
 
 
 def same(options: Options, case: str) -> Options:
@@ -194,6 +195,7 @@ def test_options_that_change_nothing_for_a_case_leave_it_as_it_is(tmp_path, sour
     assert list(run(cases).failed) == ["dicom"]
     for chosen, kept in ((uids[0], False), (uids[0], True), (uids[1], False), (uids[1], True)):
         records = run(cases, Options(series=(chosen, "1.2.3"), accept=True)).records
+        assert "from_earlier" in run(cases).records["dicom"]  # the choice is kept where none is given
         assert ["from_earlier" in records[name] for name in ("a", "b", "dicom")] == [True, True, kept]
         assert records["dicom"]["series"][0] == chosen
 
@@ -221,6 +223,10 @@ def test_options_and_the_lung_label_count_and_a_missing_label_is_made_again(tmp_
     records = run(cases, Options(scale=(1.0, 0.0))).records
     assert not any("from_earlier" in record for record in records.values())
     assert records["a"]["notes"] == ["HU = 1 * stored + 0, as stated"]
+    assert all("from_earlier" in record for record in run(cases).records.values())  # what was stated is kept
+    records = run(cases, Options(ignore_label_header=True)).records
+    assert not any("from_earlier" in record for record in records.values())
+    assert all("from_earlier" in record for record in run(cases).records.values())
 
 
 def test_the_data_of_an_mhd_file_count(tmp_path, convert, scans, write):
@@ -240,7 +246,9 @@ def test_files_that_were_taken_away_by_hand_do_not_count(source, convert):
     run(source[:2])
     for file in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"):
         (folder / file).unlink()
-    assert list(run(source[2:]).records) == ["b", "c"]
+    conversion = run(source[2:])
+    assert list(conversion.records) == ["b", "c"]
+    assert "not in the folders given now stay in the data set: b. To take one out" in conversion.warnings[0]
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
 
 
@@ -252,6 +260,26 @@ def test_what_failed_in_an_earlier_part_stays_in_the_report(tmp_path, source, co
     conversion = run(source[1:])
     assert conversion.failed == {} and list(conversion.failed_before) == ["broken"]
     assert rows(folder)["broken"]["status"] == "failed" and len(rows(folder)) == 4
+
+
+def test_copies_and_labels_that_stand_out_are_pointed_out(tmp_path, source, convert, scans, write):
+    run, _ = convert
+    wrong = write(tmp_path / "wrong.nii.gz", np.maximum(scans[0][1], np.roll(scans[0][1], 1, 1)))
+    cases = [*source, replace(source[0], name="d", label=wrong), Case("e", source[1].ct), replace(source[2], name="f")]
+    conversion = run([*cases, replace(source[2], name="g")])
+    assert not conversion.failed
+    first, second, third, fourth, fifth = conversion.warnings
+    assert first.startswith("a, d have the same CT") and second.startswith("b, e have the same CT")
+    assert third.startswith("c, f, g have the same CT") and fourth.startswith("c, f, g have the same label")
+    assert fifth.startswith("d: the label lies at -717 HU on average, those of the other cases at about -8")
+
+
+def test_a_label_that_stands_out_is_pointed_out():
+    records = {str(n): {"airway_hu": -830.0 - n, "digests": [str(n), str(n)]} for n in range(5)}
+    assert _odd_ones(records) == []
+    records["5"] = {"airway_hu": -724.0, "digests": ["5", None]}
+    (warning,) = _odd_ones(records)
+    assert warning.startswith("5: the label lies at -724 HU on average, those of the other cases at about -832")
 
 
 def test_a_ct_of_impossible_size_is_refused(tmp_path, source, convert, scans, grid, write):
@@ -318,7 +346,7 @@ def test_subjects_that_repeat_stay_in_one_fold(source, convert):
     cases = [replace(source[i % 3], name=f"case{i}", subject=f"P{i // 2}") for i in range(6)]
     conversion = run(cases)
     splits = json.loads((folder / "splits_final.json").read_text())
-    assert conversion.warnings == ["with 3 subjects there are only 3 folds"]
+    assert conversion.warnings[-1] == "with 3 subjects there are only 3 folds"
     assert sorted(name for fold in splits for name in fold["val"]) == [f"case{i}" for i in range(6)]
     for fold in splits:
         assert sorted(fold["train"] + fold["val"]) == [f"case{i}" for i in range(6)]
@@ -349,7 +377,7 @@ def test_patients_of_dicom_files_are_subjects_unless_all_have_one_name(tmp_path,
     write_dicom(tmp_path / "f", scans[0][0], PatientID="P1")
     conversion = run(cases, overwrite=True)
     assert not (folder / "splits_final.json").exists()
-    assert "all 3 DICOM cases have the patient id P1, which is taken for anonymisation" in conversion.warnings[0]
+    assert "all 3 DICOM cases have the patient id P1, which is taken for anonymisation" in conversion.warnings[-1]
 
 
 def test_mixed_orientations_are_pointed_out(tmp_path, source, convert, scans, grid, write):

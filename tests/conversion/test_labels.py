@@ -80,8 +80,9 @@ def test_another_geometry_is_refused_unless_the_header_is_to_be_ignored(case, fi
 def test_another_size_is_always_refused(case):
     _, mask, _, read = case
     for options in ({}, {"ignore_header": True}):
-        with pytest.raises(ValueError, match=r"size \(64, 72, 39\).*the CT has size \(64, 72, 40\)"):
+        with pytest.raises(ValueError, match=r"size \(64, 72, 39\).*the CT has size \(64, 72, 40\)") as error:
             read(mask[1:], **options)
+        assert "--ignore-label-header" not in str(error.value)  # it would not help
 
 
 def test_a_label_stored_along_other_axes_is_turned(case):
@@ -99,7 +100,10 @@ def test_labels_that_fit_raise_no_doubt(scans):
 
 def test_an_empty_label(scans):
     hu, mask = scans[0]
-    assert check_label(0 * mask, hu) == ("the label is empty", "")
+    with pytest.raises(ValueError, match="the label is empty"):
+        check_label(0 * mask, hu)
+    with pytest.raises(ValueError, match="the label holds 100% of the CT: it is inverted"):
+        check_label(1 - mask, hu)
 
 
 @pytest.mark.parametrize(
@@ -126,4 +130,3 @@ def test_a_label_of_lung_is_doubtful_and_one_within_the_lumen_is_not():
     problem, doubt = check_label(mask, hu)
     assert not problem and "(-850 HU, -850 HU around)" in doubt
     assert check_label(mask, hu - 130) == ("", "")
-    assert check_label(np.ones_like(mask), hu) == ("", "")  # nothing is around it

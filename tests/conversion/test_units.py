@@ -107,6 +107,11 @@ def test_a_stated_scale_does_not_spoil_what_is_in_hounsfield_units_already(hu, s
     assert np.array_equal(to_hounsfield(hu, (1.0, 0.0))[0], hu)
 
 
+def test_a_label_in_place_of_a_ct_is_recognised(scans):
+    with pytest.raises(ValueError, match="looks like a label; were CTs and labels swapped"):
+        to_hounsfield(scans[0][1])
+
+
 def test_the_case_is_named_in_the_advice(hu):
     with pytest.raises(ValueError, match=r"--scale 1 -1024 case7$"):
         to_hounsfield(hu + 1024, case="case7")
