@@ -52,6 +52,11 @@ def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence]) -> 
         csv.writer(file).writerows((header, *rows))
 
 
+def reason(error: Exception) -> str:
+    """Say what went wrong with a case: what was foreseen speaks for itself, the rest is named by its type."""
+    return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+
+
 def last_line(error: Exception) -> str:
     """Return what an error says at its end: ITK puts the cause there, after its own file names."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser, layout: Layout | None) -> None:
     """Add the arguments of one data set, or with None those of any folder."""
+    parser.set_defaults(layout=layout)
     own = parser.add_argument_group("what to convert")
     if layout is None:
         own.add_argument(
@@ -145,7 +146,7 @@ def margin(text: str) -> float:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = build_parser().parse_args(arguments)
-    run(lambda: _convert(args, layouts().get(args.command)))
+    run(lambda: _convert(args, args.layout))
 
 
 def run_script(layout: Layout, arguments: list[str] | None = None) -> None:
@@ -153,12 +154,12 @@ def run_script(layout: Layout, arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=f"Convert {layout.files} to an nnU-Net raw data set.")
     add_arguments(parser, layout)
     args = parser.parse_args(arguments)
-    run(lambda: _convert(args, layout))
+    run(lambda: _convert(args, args.layout))
 
 
 def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
     from nnunetv2_airway.conversion.folder import Destination, convert_cases
-    from nnunetv2_airway.conversion.results import is_training
+    from nnunetv2_airway.conversion.results import REPORT, SHEET, is_training
     from nnunetv2_airway.raw_data import dataset_folder
 
     sources = [_folder(folder) for folder in ([args.i] if layout is None else args.i)]
@@ -213,7 +214,7 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
     )
     if layout and layout.notice:
         print(f"Note: {layout.notice}")
-    print(f"Look at {destination.folder / 'contact_sheet.png'}; details are in conversion_report.csv beside it.")
+    print(f"Look at {destination.folder / SHEET}; details are in {REPORT} beside it.")
     if conversion.failed and not conversion.records:
         raise ValueError(f"none of the {len(conversion.failed)} cases could be converted, see above")
     if conversion.failed:

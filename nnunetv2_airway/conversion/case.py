@@ -145,7 +145,7 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         "box": [[span.start, span.stop] for span in box],
         "digests": [_digest(hu), None if mask is None else _digest(mask)],
         "airway_voxels": None if mask is None else int(np.count_nonzero(mask)),
-        "airway_hu": None if mask is None or not mask.any() else round(float(hu[mask > 0].mean()), 1),
+        "airway_hu": None if mask is None else round(float(hu[mask > 0].mean()), 1),
         "warnings": warnings,
         "notes": notes,
         "fingerprint": fingerprint,

@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunetv2_airway.conversion.case import FORMAT, RECORDS, Options, Target, convert_case, read_record
 from nnunetv2_airway.conversion.layout import Case
 from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, some, write_results
-from nnunetv2_airway.files import write_json
+from nnunetv2_airway.files import reason, write_json
 from nnunetv2_airway.parallel import finished_cases
 from nnunetv2_airway.raw_data import require_free_id, require_own
 
@@ -78,7 +78,7 @@ def convert_cases(
         if error is None:
             records[name] = record
         else:
-            failed[name] = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+            failed[name] = reason(error)
             case = work[name][0]
             entry = {"case": name, "source": str(case.ct or ""), "label": str(case.label or ""), "error": failed[name]}
             write_json(destination.records / f"{name}.json", entry)

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunetv2_airway.images import orientation
+from nnunetv2_airway.images import Grid, orientation
 from nnunetv2_airway.maps.components import bounding_box
 
 STEP = 2.0
@@ -47,9 +47,7 @@ def lung_box(ct: sitk.Image) -> Box | None:
     found = find_lungs(sitk.GetArrayViewFromImage(upright), upright.GetSpacing()[::-1])
     if found is None:
         return None
-    image = sitk.GetImageFromArray(found.view(np.uint8))
-    image.CopyInformation(upright)
-    image = sitk.DICOMOrient(image, orientation(ct))
+    image = sitk.DICOMOrient(Grid.of(upright).image(found.view(np.uint8)), orientation(ct))
     box = bounding_box(sitk.GetArrayViewFromImage(image).astype(bool))
     # the last coarse voxel stands also for the few fine ones behind it
     return tuple(

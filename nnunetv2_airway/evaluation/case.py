@@ -18,7 +18,7 @@ from nnunetv2_airway.evaluation.metrics import Comparison, compare
 from nnunetv2_airway.evaluation.projections import write_projections
 from nnunetv2_airway.evaluation.tree import AirwayTree
 from nnunetv2_airway.files import without_nan, write_json
-from nnunetv2_airway.images import read_mask, require_same_geometry
+from nnunetv2_airway.images import Grid, read_mask, require_same_geometry
 
 FORMAT = f"1 {tree_store.FORMAT}"
 """Another one has every case evaluated again."""
@@ -113,8 +113,7 @@ def _draw(
     metrics: dict,
 ) -> None:
     """Draw the case upright, whatever its image's orientation, with the number of each missed branch at its end."""
-    airway = sitk.GetImageFromArray((tree.labels > 0).astype(np.uint8))
-    airway.CopyInformation(reference)
+    airway = Grid.of(reference).image((tree.labels > 0).astype(np.uint8))
     upright, upright_prediction = (sitk.DICOMOrient(image, "LPS") for image in (airway, prediction))
 
     def place(voxel: tuple[int, ...]) -> tuple[int, ...]:

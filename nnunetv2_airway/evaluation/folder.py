@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_airway.evaluation.case import evaluate_files, forget
 from nnunetv2_airway.evaluation.summary import write_summary
+from nnunetv2_airway.files import reason
 from nnunetv2_airway.images import list_images
 from nnunetv2_airway.parallel import finished_cases
 
@@ -77,8 +78,7 @@ def evaluate_folder(
         if error is None:
             records[case] = record
         else:
-            # what was foreseen speaks for itself
-            failed[case] = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+            failed[case] = reason(error)
     if records and not any(record["metrics"]["branches"] for record in records.values()):
         wanted = f"the labels {sorted(airway)}" if airway else "airways"
         raise ValueError(f"no reference of {references} holds {wanted}: nothing to compare with")

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.files import atomic_path, last_line
-from nnunetv2_airway.images import foreground_values, list_images, read_volume, write_image
+from nnunetv2_airway.images import Grid, foreground_values, list_images, read_volume, write_image
 from nnunetv2_airway.maps.components import largest_component
 from nnunetv2_airway.parallel import finished_cases
 
@@ -88,9 +88,7 @@ def _postprocess_file(file: Path, target: Path) -> Outcome:
     image = read_volume(file)
     before = sitk.GetArrayFromImage(image)
     after = keep_airway_tree(before)
-    result = sitk.GetImageFromArray(after)
-    result.CopyInformation(image)
-    write_image(result, target / file.name)
+    write_image(Grid.of(image).image(after), target / file.name)
     was, is_now = before != 0, after != 0
     volume = float(np.count_nonzero(is_now) * np.prod(image.GetSpacing()) / 1000)
     return Outcome(file.name, volume, int(np.count_nonzero(was & ~is_now)), int(np.count_nonzero(is_now & ~was)))

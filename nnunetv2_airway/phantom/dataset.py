@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.files import write_json
-from nnunetv2_airway.images import orientation, read_volume, write_image
+from nnunetv2_airway.images import Grid, orientation, read_volume, write_image
 from nnunetv2_airway.parallel import finished_cases
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
 from nnunetv2_airway.raw_data import require_free_id, require_own, write_dataset_json
@@ -101,8 +101,7 @@ def _write_case(case: tuple[int, Path, Path], options: PhantomOptions, from_mask
 def _around(mask: sitk.Image, options: PhantomOptions, index: int) -> tuple[sitk.Image, sitk.Image]:
     """CT around a mask, both in the mask's own geometry; anatomy needs to know where head and back are."""
     upright = sitk.DICOMOrient(mask, "LPS")
-    ct = sitk.GetImageFromArray(synthesize_around(sitk.GetArrayFromImage(upright), options, index))
-    ct.CopyInformation(upright)
+    ct = Grid.of(upright).image(synthesize_around(sitk.GetArrayFromImage(upright), options, index))
     ct = sitk.DICOMOrient(ct, orientation(mask))
     ct.CopyInformation(mask)
     return ct, mask
