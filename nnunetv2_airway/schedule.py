@@ -1,6 +1,7 @@
 """The schedule of a training: rows that read like the papers' tables, and the phase as a function of the epoch.
 
-Paper: Tang 2022, section 2.1 (three phases; shares of hard-region, small-airway and random patches).
+Papers: Tang 2022, section 2.1 (three phases; shares of hard-region, small-airway and random patches); Zheng 2021,
+section IV-B (steps of the learning rate, labels cut after interpolation).
 """
 
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from nnunetv2_airway.losses.rows import Union, Weight
+from nnunetv2_airway.losses.rows import Loss, Weight
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Sampling:
 RANDOM = Sampling(random=1)
 HARD_SMALL_RANDOM = Sampling(hard=0.5, small=0.25, random=0.25)
 """Tang 2022, section 2.1."""
+HARD_RANDOM = Sampling(hard=0.5, random=0.5)
+"""Zheng 2021, section IV-B."""
+
+STEP = 0.1
+"""What a step multiplies the learning rate by (Zheng 2021, section IV-B)."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +75,40 @@ class Phase:
 
     Args:
         epochs: how long the phase lasts.
-        loss: member of the union family.
+        loss: a row of ``losses.rows``.
         weights: terms of a voxel's weight in the loss, added up; none is 1 everywhere.
-        sampling: shares of a batch.
+        sampling: shares of a batch; None leaves them to nnU-Net, which has a third of the patches hold foreground.
+        steps: epochs of this phase, counted from 0, from which on the learning rate is divided by 10 once more.
+        label_cut: share of foreground that a voxel needs to be foreground after its label has been interpolated in
+            augmentation, from one half (nnU-Net's) up; more narrows the airways.
 
     Raises:
-        ValueError: fewer than 1 epoch.
+        ValueError: fewer than 1 epoch, steps that do not rise or lie outside the phase, a cut outside [0.5, 1].
     """
 
     epochs: int
-    loss: Union
+    loss: Loss
     weights: tuple[Weight, ...] = ()
-    sampling: Sampling = RANDOM
+    sampling: Sampling | None = RANDOM
+    steps: tuple[int, ...] = ()
+    label_cut: float = 0.5
 
     def __post_init__(self):
         if self.epochs < 1:
             raise ValueError(f"a phase needs at least 1 epoch, got {self}")
+        if list(self.steps) != sorted(set(self.steps)) or not all(0 < step < self.epochs for step in self.steps):
+            raise ValueError(f"steps that rise and lie between 0 and the {self.epochs} epochs are needed, got {self}")
+        if not 0.5 <= self.label_cut <= 1:
+            raise ValueError(f"a label_cut from 0.5 to 1 is needed, got {self}")
 
     def __str__(self):
         weights = " + ".join(row.name for row in self.weights) or "none"
-        return f"loss {self.loss.name}; weights {weights}; patches {self.sampling}"
+        words = [f"loss {self.loss.name}", f"weights {weights}", f"patches {self.sampling or 'as nnU-Net'}"]
+        if self.steps:
+            words.append(f"learning rate / 10 at its epochs {', '.join(map(str, self.steps))}")
+        if self.label_cut > 0.5:
+            words.append(f"labels cut at {self.label_cut}")
+        return "; ".join(words)
 
 
 def check_schedule(phases: Sequence[Phase]) -> None:
@@ -99,7 +119,7 @@ def check_schedule(phases: Sequence[Phase]) -> None:
     """
     if not phases:
         raise ValueError("a schedule of at least one Phase is needed: set the trainer's attribute phases")
-    if phases[0].sampling.hard:
+    if phases[0].sampling is not None and phases[0].sampling.hard:
         raise ValueError(
             f"the first phase cannot sample hard regions ({phases[0].sampling}): they are what the network of an "
             f"earlier phase misses. Begin with a phase that does not."
@@ -121,3 +141,14 @@ def phase_at(phases: Sequence[Phase], epoch: int) -> int:
 def first_epoch(phases: Sequence[Phase], index: int) -> int:
     """Return the first epoch of a phase; for the number of phases, the length of the whole schedule."""
     return sum(phase.epochs for phase in phases[:index])
+
+
+def learning_rate_factor(phases: Sequence[Phase], epoch: int) -> float:
+    """Return what the steps make of the learning rate in an epoch; each phase begins with 1.
+
+    Raises:
+        ValueError: the epoch lies outside the schedule.
+    """
+    index = phase_at(phases, epoch)
+    within = epoch - first_epoch(phases, index)
+    return STEP ** sum(step <= within for step in phases[index].steps)

@@ -116,7 +116,7 @@ def test_the_loader_asks_for_each_patch_and_hands_the_answer_to_get_bbox():
     assert "self.get_bbox(shape, force_fg, properties['class_locations'])" in source, (
         "get_bbox no longer receives the kind of patch and the voxels by kind"
     )
-    assert "data, seg, seg_prev, properties = self._data.load_case(i)" in source, "AirwayDataset.load_case is not used"
+    assert "data, seg, seg_prev, properties = self._data.load_case(i)" in source, "MappedDataset.load_case is not used"
     assert "for s_idx, s in enumerate(seg_sample)" in source, "lists of targets are no longer collated"
 
 

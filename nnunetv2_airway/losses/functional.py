@@ -1,8 +1,10 @@
-"""The equations, as functions of tensors (B, 1, Z, Y, X).
+"""The union losses and the weights of voxels, as functions of tensors (B, 1, Z, Y, X).
 
-Papers: Zheng 2021, section III-C (Tversky, Root Tversky, General Union); Tang 2022, section 1. The public code of
-Zheng 2021 sums over the whole batch, and so do we. Deviation: the public code mirrors the mask at the border of the
-patch for the local foreground rate; here the mean is over the voxels inside.
+Papers: Zheng 2021, section III-C (Tversky, Root Tversky, General Union); Tang 2022, section 1; Shirokikh 2020 (inverse
+weighting). The public code of Zheng 2021 sums over the whole batch, and so do we. Deviations: the public code of Tang
+2022 mirrors the mask at the border of the patch for the local foreground rate; here the mean is over the voxels inside.
+The public code of Shirokikh 2020 squares p in the denominators of Dice and of the asymmetric similarity loss; here they
+are members of the union family, as in their own papers.
 """
 
 import torch
@@ -161,3 +163,56 @@ def centerline_distance_weight(target: torch.Tensor, closeness: torch.Tensor) ->
     Source: Tang 2022, eq. 4.
     """
     return torch.where(target > 0, closeness**2, 0.0)
+
+
+def distance_decay_weight(
+    target: torch.Tensor, closeness: torch.Tensor, *, alpha: float, exponent: float = 0.5
+) -> torch.Tensor:
+    """Compute w = 1 - m (d / d_max)^exponent on the foreground, 1 on the background; m = min((1 - alpha) / alpha, 1).
+
+    Args:
+        target: g in {0, 1}, (B, 1, Z, Y, X).
+        closeness: 1 - d / d_max, same shape, as in ``centerline_distance_weight``.
+        alpha: share of the prediction in the denominator of the loss, in (0, 1].
+        exponent: r_d; below 1 the weight falls fastest beside the centerline.
+
+    Returns:
+        Same shape as ``closeness`` and of its type, in [0, 1].
+
+    Source: Zheng 2021, eq. 15. The paper's m = (1 - alpha) / alpha exceeds 1 for alpha < 1/2 and would make weights
+    negative away from the centerline; capped at 1 they end at 0, as in other public implementations.
+    """
+    depth = min((1 - alpha) / alpha, 1)
+    return torch.where(target > 0, 1 - depth * (1 - closeness) ** exponent, 1.0)
+
+
+def inverse_component_weight(
+    components: torch.Tensor, *, minimum: float = 1.0, maximum: float = 2e5, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    """Compute w = N / ((K + 1) S), clipped: each of K components and the background weighs as much as any other.
+
+    Args:
+        components: (B, 1, Z, Y, X), number of each voxel's component in any integer or floating type, 0 for the
+            background. Numbers need not be consecutive. Voxels below 0 are left out: they count nowhere and weigh 0.
+        minimum: to which lower weights are raised.
+        maximum: to which higher weights are lowered, such as that of a component of which the patch holds one voxel.
+        dtype: of the result.
+
+    Returns:
+        Same shape. In each patch N is the number of its voxels, K that of the components in it, and S the
+        number of voxels in the patch of the voxel's own component, or of the background. A patch without background
+        has K instead of K + 1.
+
+    Source: Shirokikh 2020; the clipping is that of the public code.
+    """
+    numbers = components.long().flatten(1) + 1  # 0: left out
+    patches, span = len(numbers), int(numbers.max()) + 1 if numbers.numel() else 1
+    offsets = torch.arange(patches, device=numbers.device)[:, None] * span
+    numbers = numbers.clamp_min(0) + offsets
+    sizes = torch.bincount(numbers.flatten(), minlength=patches * span).view(patches, span)
+    sizes[:, 0] = 0
+    shared = (sizes > 0).sum(1, keepdim=True) * sizes
+    weights = sizes.sum(1, keepdim=True).double() / shared.clamp_min(1)
+    weights = weights.clamp(minimum, maximum)
+    weights[:, 0] = 0
+    return weights.flatten().to(dtype)[numbers].view(components.shape)

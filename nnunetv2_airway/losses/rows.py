@@ -1,10 +1,79 @@
-"""What a row of the schedule says about the loss: a member of the union family, and the terms of its weight.
+"""What a row of the schedule says about the loss: which one, and the terms of a voxel's weight.
 
-Papers: Tang 2022 (eqs. 2 to 5), Zheng 2021 (Root Tversky). Frozen rows without behaviour; ``group_supervision`` turns
-them into a module.
+Papers: Tang 2022 (eqs. 2 to 5), Zheng 2021 (eqs. 10 to 16), Shirokikh 2020. Frozen rows that hand their numbers to the
+equations; ``supervision`` makes a module of them. Another loss or weight is one more class with the methods of ``Loss``
+or ``Weight``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+
+from nnunetv2_airway.losses.cross_entropy import cross_entropy_from_sums, cross_entropy_sums
+from nnunetv2_airway.losses.functional import (
+    centerline_distance_weight,
+    distance_decay_weight,
+    inverse_component_weight,
+    local_imbalance_weight,
+    union_loss_from_sums,
+    union_sums,
+)
+from nnunetv2_airway.losses.generalized_dice import generalized_dice_from_sums, generalized_dice_sums
+
+
+class Loss(Protocol):
+    """A loss that is a function of ``terms`` sums over voxels, so that the sums of all ranks can be added up first."""
+
+    name: str
+
+    @property
+    def terms(self) -> int:
+        """How many sums there are."""
+
+    def sums(
+        self,
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None,
+        annotated: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Sum over the voxels of a batch.
+
+        Args:
+            logits: z of the foreground, (N, 1, Z, Y, X).
+            target: binary, same shape.
+            weight: of each voxel, same shape; None is 1 everywhere.
+            annotated: 0 on ignored voxels and 1 elsewhere, same shape, None where none is ignored; ``weight`` is 0
+                there too.
+
+        Returns:
+            (terms,), in float32 or better.
+        """
+
+    def value(self, sums: torch.Tensor) -> torch.Tensor:
+        """Turn the sums, added up over all ranks, into the scalar loss."""
+
+
+class Weight(Protocol):
+    """A term of a voxel's weight."""
+
+    name: str
+
+    @property
+    def map_name(self) -> str | None:
+        """Which map of ``maps.kinds.MAPS`` it needs, if any."""
+
+    def weigh(self, target: torch.Tensor, maps: Mapping[str, torch.Tensor], *, draw: bool) -> torch.Tensor:
+        """Compute the term, (N, 1, Z, Y, X) in float32.
+
+        Args:
+            target: binary, (N, 1, Z, Y, X).
+            maps: those carried through augmentation by name, same shape: "centerline", uint8 from 0 to 255, and numbers
+                of "components" or "branches", which go on for a voxel around them; -1 on ignored voxels.
+            draw: draw what is random, as in training.
+        """
 
 
 @dataclass(frozen=True)
@@ -17,6 +86,64 @@ class Union:
     root: float = 1.0
     smooth: float = 1.0
     epsilon: float = 0.0
+    terms: ClassVar[int] = 2
+
+    def sums(self, logits, target, weight, annotated):  # noqa: D102, as in Loss
+        prob = torch.sigmoid(logits)
+        return union_sums(prob, target, weight, alpha=self.alpha, beta=self.beta, root=self.root, epsilon=self.epsilon)
+
+    def value(self, sums):  # noqa: D102, as in Loss
+        return union_loss_from_sums(sums, smooth=self.smooth)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy, focal with ``gamma``; the symbols are those of ``cross_entropy``."""
+
+    name: str
+    gamma: float = 0.0
+    alpha: float | None = None
+    balanced: bool = False
+    terms: ClassVar[int] = 4
+
+    def sums(self, logits, target, weight, annotated):  # noqa: D102, as in Loss
+        return cross_entropy_sums(logits, target, weight, annotated, gamma=self.gamma)
+
+    def value(self, sums):  # noqa: D102, as in Loss
+        return cross_entropy_from_sums(sums, alpha=self.alpha, balanced=self.balanced)
+
+
+@dataclass(frozen=True)
+class GeneralizedDice:
+    """Sudre et al., 2017."""
+
+    name: str = "generalized Dice"
+    terms: ClassVar[int] = 6
+
+    def sums(self, logits, target, weight, annotated):  # noqa: D102, as in Loss
+        return generalized_dice_sums(torch.sigmoid(logits), target, weight)
+
+    def value(self, sums):  # noqa: D102, as in Loss
+        return generalized_dice_from_sums(sums)
+
+
+@dataclass(frozen=True)
+class SumOfLosses:
+    """Several losses added up."""
+
+    name: str
+    parts: tuple[Loss, ...]
+
+    @property
+    def terms(self):  # noqa: D102, as in Loss
+        return sum(part.terms for part in self.parts)
+
+    def sums(self, logits, target, weight, annotated):  # noqa: D102, as in Loss
+        return torch.cat([part.sums(logits, target, weight, annotated) for part in self.parts])
+
+    def value(self, sums):  # noqa: D102, as in Loss
+        shares = sums.split([part.terms for part in self.parts])
+        return sum(part.value(share) for part, share in zip(self.parts, shares, strict=True))
 
 
 @dataclass(frozen=True)
@@ -27,6 +154,13 @@ class LocalImbalance:
     floor: float = 0.05
     kernel_size: int = 7
     name: str = "local imbalance"
+    map_name: ClassVar[None] = None
+
+    def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
+        low, high = self.exponents
+        drawn = torch.rand((len(target), 1, 1, 1, 1), device=target.device) if draw else 0.5
+        exponent = low + (high - low) * drawn
+        return local_imbalance_weight(target, exponent=exponent, kernel_size=self.kernel_size, floor=self.floor)
 
 
 @dataclass(frozen=True)
@@ -34,15 +168,62 @@ class CenterlineDistance:
     """Tang 2022, eq. 4: w_d."""
 
     name: str = "centerline distance"
+    map_name: ClassVar[str] = "centerline"
+
+    def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
+        return centerline_distance_weight(target, maps[self.map_name].float() / 255)
 
 
-Weight = LocalImbalance | CenterlineDistance
+@dataclass(frozen=True)
+class DistanceDecay:
+    """Zheng 2021, eq. 15; ``alpha`` is that of the loss."""
+
+    alpha: float
+    exponent: float = 0.5
+    name: str = "distance decay"
+    map_name: ClassVar[str] = "centerline"
+
+    def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
+        closeness = maps[self.map_name].float() / 255
+        return distance_decay_weight(target, closeness, alpha=self.alpha, exponent=self.exponent)
+
+
+@dataclass(frozen=True)
+class InverseWeight:
+    """Shirokikh 2020: components, or whatever else a map numbers, count alike."""
+
+    name: str
+    map_name: str
+    minimum: float = 1.0
+    maximum: float = 2e5
+
+    def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
+        numbers = maps[self.map_name]
+        # the label decides what is foreground; the map goes on around it
+        numbers = torch.where((target > 0) | (numbers < 0), numbers, 0)
+        return inverse_component_weight(numbers, minimum=self.minimum, maximum=self.maximum, dtype=torch.float32)
+
+
+def asymmetric_similarity(beta: float) -> Union:
+    """Hashemi et al., IEEE Access 7, 2019: 1 - F_beta, (1 + beta^2) sum p g / (beta^2 sum g + sum p)."""
+    return Union("asymmetric similarity", alpha=1 / (1 + beta**2), beta=beta**2 / (1 + beta**2))
+
 
 DICE = Union("Dice", alpha=0.5, beta=0.5)
 TANG = Union("union with p^2", alpha=1.0, beta=1.0, root=2.0)
 """Tang 2022, eq. 2, as printed: without the factor 2, so its minimum is 0.5."""
 TANG_ROOT = Union("union with p^0.7", alpha=0.2, beta=0.8, root=0.7, epsilon=1e-4)
 """What the entry's public code uses with the same weights."""
+ASYMMETRIC_SIMILARITY = asymmetric_similarity(1.5)
+"""Shirokikh 2020's choice of beta."""
+CROSS_ENTROPY = CrossEntropy("cross-entropy")
+WEIGHTED_CROSS_ENTROPY = CrossEntropy("weighted cross-entropy", balanced=True)
+FOCAL = CrossEntropy("focal", gamma=2.0, alpha=0.75)
+"""Shirokikh 2020's choice of gamma and alpha."""
+GENERALIZED_DICE = GeneralizedDice()
+DICE_AND_WEIGHTED_CROSS_ENTROPY = SumOfLosses("Dice + weighted cross-entropy", (DICE, WEIGHTED_CROSS_ENTROPY))
 
 LOCAL_IMBALANCE = LocalImbalance()
 CENTERLINE_DISTANCE = CenterlineDistance()
+INVERSE_COMPONENT = InverseWeight("inverse component size", "components")
+INVERSE_BRANCH = InverseWeight("inverse branch size", "branches")

@@ -1,13 +1,13 @@
-"""The maps of every preprocessed case on disk, in a folder beside the preprocessed cases.
+"""The maps of every preprocessed case on disk, in a folder for each kind of map beside the preprocessed cases.
 
-One file a case: the closeness to the centerline as a compressed array that is read by patches, and with it the voxels
-of the centerline, which of them lie in small airways, and what the file was made from. A file is whole or not there,
-so that several trainings may prepare the same folder at once; at worst a case is computed twice.
+One file a case: the map as a compressed array that is read by patches, and with it the voxels to place patches around
+and what the file was made from. A file is whole or not there, so that several trainings may prepare the same folder at
+once; at worst a case is computed twice.
 """
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,10 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnunetv2_airway.files import atomic_path
-from nnunetv2_airway.maps.centerline import centerline_closeness, near_background
+from nnunetv2_airway.maps.kinds import MAPS, MapKind
 from nnunetv2_airway.parallel import finished_cases
 
-FORMAT = "1"
-"""Part of each file's fingerprint: another number has every map computed again."""
-SMALL_RADIUS = 2.0
-"""Tang 2022, section 1.3, in voxels."""
-ENTRY = "airway_maps"
+ENTRY = "nnunetv2_airway"
 
 
 @dataclass(frozen=True)
@@ -38,44 +34,49 @@ class StoredMap:
             return self.array[box]
         except RuntimeError as error:
             raise RuntimeError(
-                f"the airway maps {self.file} are damaged: delete this file and start the training again with --c; it "
+                f"the map {self.file} is damaged: delete this file and start the training again with --c; it "
                 f"computes what is missing"
             ) from error
 
 
 @dataclass(frozen=True)
-class CaseMaps:
-    """The maps of one case.
+class CaseMap:
+    """A map of one case.
 
     Args:
-        closeness: (Z, Y, X) uint8, ``centerline_closeness``; read from disk when sliced.
-        centerline: (N, 3) int, its voxels (plane, row, column).
-        small: (M, 3) int, those of them in small airways.
+        values: (Z, Y, X), read from disk when sliced.
+        points: voxels (plane, row, column) to place patches around, (N, 3) int, by kind of patch.
     """
 
-    closeness: StoredMap
-    centerline: np.ndarray
-    small: np.ndarray
+    values: StoredMap
+    points: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class MapStore:
-    """The maps of a preprocessed data set.
+    """One kind of map of a preprocessed data set.
 
     Args:
         preprocessed: folder of the preprocessed cases; the maps lie beside it.
         spacing: of the preprocessed grid, (z, y, x) in mm.
-        airway: the label's values that are airway.
+        foreground: the label's values that are the structure.
+        name: of the kind, one of ``MAPS``.
     """
 
     preprocessed: Path
     spacing: tuple[float, float, float]
-    airway: tuple[int, ...]
+    foreground: tuple[int, ...]
+    name: str
+
+    @property
+    def kind(self) -> MapKind:
+        """What is computed."""
+        return MAPS[self.name]
 
     @property
     def folder(self) -> Path:
         """Where the maps lie: nnU-Net would take them for cases if they lay among these."""
-        return self.preprocessed.with_name(f"{self.preprocessed.name}_airway_maps")
+        return self.preprocessed.with_name(f"{self.preprocessed.name}_{self.kind.folder}")
 
     def fingerprint(self, case: str) -> str:
         """Digest of all that a case's maps depend on.
@@ -89,7 +90,8 @@ class MapStore:
             raise FileNotFoundError(
                 f"case {case} has no preprocessed label in {self.preprocessed}: run nnUNetv2_preprocess again"
             )
-        digest = hashlib.blake2b(repr((FORMAT, SMALL_RADIUS, self.spacing, self.airway)).encode(), digest_size=16)
+        made_by = (self.name, self.kind.version, self.spacing, self.foreground)
+        digest = hashlib.blake2b(repr(made_by).encode(), digest_size=16)
         digest.update(label.read_bytes())
         return digest.hexdigest()
 
@@ -116,43 +118,40 @@ class MapStore:
         cases = random.sample(cases, len(cases))
         arguments = {case: (dataset, case) for case in cases}
         for case, _, error in finished_cases(
-            self._prepare_case, arguments, processes=processes, description="airway maps", show=progress
+            self._prepare_case, arguments, processes=processes, description=self.kind.title, show=progress
         ):
             if error is not None:
-                raise RuntimeError(f"the airway maps of case {case} could not be computed: {error}") from error
+                raise RuntimeError(f"the {self.kind.title} of case {case} could not be computed: {error}") from error
 
-    def read(self, case: str) -> CaseMaps:
-        """Open the maps of a case.
+    def read(self, case: str) -> CaseMap:
+        """Open the map of a case.
 
         Raises:
-            RuntimeError: they are not there or cannot be read; the file is named.
+            RuntimeError: it is not there or cannot be read; the file is named.
         """
         file = self._file(case)
         try:
-            closeness, entry = _open(file)
+            values, entry = _open(file)
+            points = {name: np.frombuffer(voxels, np.int32).reshape(-1, 3) for name, voxels in entry["points"].items()}
         except Exception as error:
             raise RuntimeError(
-                f"cannot read the airway maps {file}; start the training again with --c: it computes what is missing"
+                f"cannot read the map {file}; start the training again with --c: it computes what is missing"
             ) from error
-        line = np.frombuffer(entry["centerline"], np.int32).reshape(-1, 3)
-        return CaseMaps(StoredMap(file, closeness), line, line[np.frombuffer(entry["small"], bool)])
+        return CaseMap(StoredMap(file, values), points)
 
     def _prepare_case(self, dataset: nnUNetBaseDataset, case: str) -> None:
         fingerprint = self.fingerprint(case)
         if self._fingerprint_on_disk(case) == fingerprint:
             return  # another training was faster
         label = dataset.load_case(case)[1]
-        mask = np.isin(label[0], self.airway)
-        closeness, line = centerline_closeness(mask, self.spacing)
-        small = near_background(mask, line, SMALL_RADIUS)
+        values, points = self.kind.compute(np.isin(label[0], self.foreground), self.spacing)
         with atomic_path(self._file(case)) as temporary:
             # the label's own chunks, as both are read together
             shapes = {name: getattr(label, name)[1:] for name in ("chunks", "blocks") if hasattr(label, name)}
-            array = blosc2.asarray(closeness, urlpath=str(temporary), cparams={"codec": blosc2.Codec.ZSTD}, **shapes)
+            array = blosc2.asarray(values, urlpath=str(temporary), cparams={"codec": blosc2.Codec.ZSTD}, **shapes)
             array.schunk.vlmeta[ENTRY] = {
                 "fingerprint": fingerprint,
-                "centerline": line.astype(np.int32).tobytes(),
-                "small": small.tobytes(),
+                "points": {name: voxels.astype(np.int32).tobytes() for name, voxels in points.items()},
             }
 
     def _fingerprint_on_disk(self, case: str) -> str | None:

@@ -1,6 +1,6 @@
-"""nnU-Net's data set, seen through the airway maps: one more image channel, and voxels to place patches around."""
+"""nnU-Net's data set, seen through maps: one more image channel for each, and voxels to place patches around."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,39 +11,39 @@ from nnunetv2_airway.schedule import Sampling
 
 
 @dataclass(frozen=True)
-class WithCloseness:
-    """A CT (1, Z, Y, X) with the closeness to the centerline as a second channel; read from disk when sliced."""
+class WithMaps:
+    """An image (C, Z, Y, X) with maps (Z, Y, X) as further channels; read from disk when sliced."""
 
-    ct: np.ndarray
-    closeness: np.ndarray
+    image: np.ndarray
+    maps: Sequence[np.ndarray]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(2, Z, Y, X)."""
-        return (self.ct.shape[0] + 1, *self.ct.shape[1:])
+        """(C + number of maps, Z, Y, X)."""
+        return (self.image.shape[0] + len(self.maps), *self.image.shape[1:])
 
     def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
         channels, *place = box
         if channels != slice(None):
             raise IndexError(f"only whole channels can be read, got {channels}")
-        ct = self.ct[box]
-        return np.concatenate((ct, self.closeness[tuple(place)][None].astype(ct.dtype)))
+        image = self.image[box]
+        return np.concatenate((image, *(values[tuple(place)][None].astype(image.dtype) for values in self.maps)))
 
 
 @dataclass(frozen=True)
-class AirwayDataset:
-    """A data set for ``AirwayDataLoader``.
+class MappedDataset:
+    """A data set for ``PatchLoader``.
 
     Args:
         dataset: nnU-Net's.
-        maps: of all its cases.
-        sampling: what the patches of a batch must hold.
+        maps: of all its cases, by name.
+        sampling: what the patches of a batch must hold; None leaves that to nnU-Net.
         hard: mined voxels (N, 3) by case.
     """
 
     dataset: nnUNetBaseDataset
-    maps: MapStore
-    sampling: Sampling
+    maps: Mapping[str, MapStore]
+    sampling: Sampling | None
     hard: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -51,10 +51,13 @@ class AirwayDataset:
         """The cases."""
         return self.dataset.identifiers
 
-    def load_case(self, identifier: str) -> tuple[WithCloseness, np.ndarray, np.ndarray | None, dict]:
-        """Load a case as nnU-Net does; ``class_locations`` also holds voxels (N, 3) by kind of patch."""
-        ct, label, previous, properties = self.dataset.load_case(identifier)
-        maps = self.maps.read(identifier)
-        points = {"hard": self.hard.get(identifier, ()), "small": maps.small, "centerline": maps.centerline}
-        properties = {**properties, "class_locations": {**properties["class_locations"], **points}}
-        return WithCloseness(ct, maps.closeness), label, previous, properties
+    def load_case(self, identifier: str) -> tuple[WithMaps, np.ndarray, np.ndarray | None, dict]:
+        """Load a case as nnU-Net does; with a sampling, ``class_locations`` holds voxels by kind of patch as well."""
+        image, label, previous, properties = self.dataset.load_case(identifier)
+        maps = [store.read(identifier) for store in self.maps.values()]
+        if self.sampling is not None:
+            points = {"hard": self.hard.get(identifier, ())}
+            for case_map in maps:
+                points.update(case_map.points)
+            properties = {**properties, "class_locations": {**properties["class_locations"], **points}}
+        return WithMaps(image, [case_map.values for case_map in maps]), label, previous, properties

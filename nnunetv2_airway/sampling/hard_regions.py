@@ -50,7 +50,7 @@ class HardRegions:
 
     Args:
         folder: where they lie.
-        maps: where the centerlines are.
+        maps: the "centerline" maps.
         run: names the training that mined them; files of another are mined again.
     """
 
@@ -92,7 +92,7 @@ class HardRegions:
                 raise RuntimeError(f"hard regions of case {case} could not be mined: {error}") from error
 
     def _mine_case(self, case: str, load: Callable[[str], np.ndarray], predict: Predict) -> None:
-        voxels = self.maps.read(case).centerline
+        voxels = self.maps.read(case).points["centerline"]
         if len(voxels):
             voxels = missed(predict(torch.from_numpy(np.array(load(case)))), voxels)
         with atomic_path(self._file(case)) as temporary:

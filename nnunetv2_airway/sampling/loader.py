@@ -41,11 +41,13 @@ def patch_around(
     return corner
 
 
-class AirwayDataLoader(nnUNetDataLoader):
-    """Load batches from an ``AirwayDataset`` in the shares of its ``sampling``; under DDP this rank's part of them."""
+class PatchLoader(nnUNetDataLoader):
+    """Load batches from a ``MappedDataset`` in the shares of its ``sampling``; under DDP this rank's part of them."""
 
     def __init__(self, data, batch_size: int, *args, **kwargs):
         super().__init__(data, batch_size, *args, **kwargs)
+        if data.sampling is None:
+            return  # as nnU-Net does
         self.rank, self.ranks, self.whole_batch = rank(), ranks(), sum(of_all_ranks(batch_size))
         self.kinds: list[str] = []  # of the batch that is being made
         self.get_do_oversample = self._kind_of_patch
@@ -60,6 +62,8 @@ class AirwayDataLoader(nnUNetDataLoader):
 
     def get_bbox(self, data_shape, force_fg, class_locations, overwrite_class=None, verbose=False):
         """Place a patch of the kind ``force_fg``: lower and upper corner; a random one as nnU-Net does."""
+        if self._data.sampling is None:
+            return super().get_bbox(data_shape, force_fg, class_locations, overwrite_class, verbose)
         kind = force_fg
         while kind in FALLBACK and not len(class_locations[kind]):
             kind = FALLBACK[kind]

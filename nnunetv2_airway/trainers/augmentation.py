@@ -1,4 +1,4 @@
-"""nnU-Net's own augmentation, made to work on Hounsfield units.
+"""nnU-Net's own augmentation, made to work on Hounsfield units; or nothing of it but rotation (Zheng 2021).
 
 nnU-Net tunes noise, brightness and contrast for images of mean 0 and standard deviation 1. On raw HU the same noise
 would be invisible, and a brightness factor would act around water. So the intensity transforms see
@@ -7,6 +7,7 @@ would be invisible, and a brightness factor would act around water. So the inten
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
@@ -53,4 +54,19 @@ def augment_in_range(pipeline: ComposeTransforms, scale: HounsfieldScale) -> Com
         raise RuntimeError(f"no RandomTransform found in nnU-Net's training transforms: {steps}")
     steps.insert(intensity[-1] + 1, FromAugmentationRange(scale))
     steps.insert(intensity[0], ToAugmentationRange(scale))
+    return ComposeTransforms(steps)
+
+
+def rotate_only(pipeline: ComposeTransforms) -> ComposeTransforms:
+    """Have nnU-Net's spatial transform rotate every patch and never scale it, and leave out its intensity transforms.
+
+    Raises:
+        RuntimeError: the pipeline has no such transform, so nnU-Net's augmentation is not what we know.
+    """
+    steps = [step for step in pipeline.transforms if not isinstance(step, RandomTransform)]
+    spatial = [step for step in steps if isinstance(step, SpatialTransform)]
+    if not spatial:
+        raise RuntimeError(f"no SpatialTransform found in nnU-Net's training transforms: {pipeline.transforms}")
+    for step in spatial:
+        step.p_rotation, step.p_scaling = 1, 0
     return ComposeTransforms(steps)

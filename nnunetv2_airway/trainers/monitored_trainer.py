@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnunetv2_airway.evaluation.patch_picture import write_patches
 from nnunetv2_airway.evaluation.training_progress import (
     LEAKAGE,
     LENGTH,
@@ -25,6 +24,8 @@ from nnunetv2_airway.trainers.phased_trainer import PhasedTrainer
 class MonitoredTrainer(PhasedTrainer):
     """Phased trainer that logs and draws these figures, and chooses ``checkpoint_best.pth`` by them."""
 
+    always_carried = ("centerline",)
+
     def __init__(
         self,
         plans: dict,
@@ -35,23 +36,6 @@ class MonitoredTrainer(PhasedTrainer):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger.my_fantastic_logging.update({LENGTH: [], PRECISION: [], LEAKAGE: []})
-        self.pictured_phase: int | None = None
-
-    def train_step(self, batch: dict) -> dict:
-        """Train as nnU-Net does, and draw the first batch of a phase in ``patches_phase_N.png``."""
-        number = self.phase_index + 1
-        if number != self.pictured_phase and self.local_rank == 0:
-            self.pictured_phase = number
-            label, closeness = batch["target"]
-            target, _ = self.loss.split(label)
-            write_patches(
-                Path(self.output_folder, f"patches_phase_{number}.png"),
-                batch["data"],
-                target,
-                self.loss.terms(target, closeness),
-                title=f"First batch of phase {number}: {self.phase}",
-            )
-        return super().train_step(batch)
 
     def validation_step(self, batch: dict) -> dict:
         """Validate as nnU-Net does, and count centerline voxels: all, and those found."""
@@ -61,7 +45,8 @@ class MonitoredTrainer(PhasedTrainer):
             result = super().validation_step(batch)
         finally:
             hook.remove()
-        line = batch["target"][-1].to(self.device) == ON_LINE
+        closeness = self.loss.unpack(batch["target"])[1]["centerline"]
+        line = closeness.to(self.device) == ON_LINE
         found = line & (foreground_logit(outputs[0][0]) > 0)
         return {**result, "line_found": int(found.sum()), "line": int(line.sum())}
 

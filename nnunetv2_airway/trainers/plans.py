@@ -1,40 +1,42 @@
 """What the airway trainers ask of nnU-Net's plans, and what they write into them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-from nnunetv2_airway.architectures.wingsnet import DOWNSAMPLING
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 HIGHEST_AIR = -300.0
 """Median HU inside the labels above which they cannot be airways: lumen is near -1000, small airways near -850."""
 
 
-def fit_patch_size(patch_size: Sequence[int], image_size: Sequence[float]) -> list[int]:
-    """Shrink a patch to an image: each axis the largest multiple of 8 that fits.
+def fit_patch_size(patch_size: Sequence[int], image_size: Sequence[float], divisor: Sequence[int]) -> list[int]:
+    """Shrink a patch to an image: each axis the largest multiple of what the network needs that fits.
 
     Args:
-        patch_size: wanted size in voxels, each axis a multiple of 8.
+        patch_size: wanted size in voxels, each axis a multiple of its divisor.
         image_size: median size of the preprocessed images in voxels, same axis order.
+        divisor: how often the network halves each axis, as a power of two.
 
     Raises:
-        ValueError: an axis of the patch is not a multiple of 8, or an image axis is shorter than 8 voxels.
+        ValueError: an axis of the patch is not a multiple of its divisor, or an image axis is shorter than it.
     """
-    if len(patch_size) != 3 or any(axis < DOWNSAMPLING or axis % DOWNSAMPLING for axis in patch_size):
+    divisor = tuple(int(axis) for axis in divisor)
+    if len(patch_size) != 3 or any(
+        axis < factor or axis % factor for axis, factor in zip(patch_size, divisor, strict=True)
+    ):
         raise ValueError(
-            f"a patch size of three multiples of {DOWNSAMPLING} is needed, because WingsNet halves the patch three "
-            f"times; got {tuple(patch_size)}. Change plans_patch_size of the trainer."
+            f"a patch size of three multiples of {divisor} is needed, because that is how often the network halves "
+            f"the patch; got {tuple(patch_size)}. Change plans_patch_size of the trainer."
         )
-    if min(image_size) < DOWNSAMPLING:
+    if any(axis < factor for axis, factor in zip(image_size, divisor, strict=True)):
         raise ValueError(
-            f"images of at least {DOWNSAMPLING} voxels along each axis are needed; the median size after resampling "
-            f"in these plans is {tuple(image_size)}. Plan with a smaller target spacing "
-            f"(nnUNetv2_plan_experiment -overwrite_target_spacing)."
+            f"images of at least {divisor} voxels are needed; the median size after resampling in these plans is "
+            f"{tuple(image_size)}. Plan with a smaller target spacing (nnUNetv2_plan_experiment "
+            f"-overwrite_target_spacing)."
         )
     return [
-        min(wanted, int(size) // DOWNSAMPLING * DOWNSAMPLING)
-        for wanted, size in zip(patch_size, image_size, strict=True)
+        min(wanted, int(size) // factor * factor)
+        for wanted, size, factor in zip(patch_size, image_size, divisor, strict=True)
     ]
 
 
@@ -56,37 +58,65 @@ def check_air(intensity_properties: dict[str, dict[str, float]]) -> None:
         )
 
 
-def fit_plans(
-    plans: dict, configuration: str, dataset_json: dict, *, patch_size: Sequence[int], batch_size: int
-) -> dict:
-    """Return a copy of the plans with the recipe's patch and batch size, or say why these plans cannot be used.
+def check_binary(plans: dict, configuration: str, dataset_json: dict, *, trainer: str) -> None:
+    """Refuse what cannot be trained, before anything is written.
+
+    Args:
+        plans: nnU-Net's.
+        configuration: name of a configuration in them.
+        dataset_json: of the data set.
+        trainer: its name.
 
     Raises:
         NotImplementedError: 2d configuration, cascade, or more than one foreground class.
-        ValueError: see ``fit_patch_size`` and ``check_air``.
     """
-    plans = deepcopy(plans)
     manager = PlansManager(plans)
     resolved = manager.get_configuration(configuration)
     if len(resolved.patch_size) != 3:
-        raise NotImplementedError(
-            f"airway trainers are 3-D and cannot train configuration {configuration}: use 3d_fullres"
-        )
+        raise NotImplementedError(f"{trainer} is 3-D and cannot train configuration {configuration}: use 3d_fullres")
     if resolved.previous_stage_name is not None:
         raise NotImplementedError(
-            f"airway trainers take one CT and no segmentation of a previous stage, so they cannot train the cascade "
-            f"{configuration}: use 3d_fullres"
+            f"{trainer} takes no segmentation of a previous stage, so it cannot train the cascade {configuration}: use "
+            f"3d_fullres"
         )
     labels = manager.get_label_manager(dataset_json)
     foreground = labels.foreground_regions if labels.has_regions else labels.foreground_labels
     if len(foreground) != 1:
         raise NotImplementedError(
-            f"airway trainers segment one structure, and dataset.json has {len(foreground)} foreground "
+            f"{trainer} segments one structure, and dataset.json has {len(foreground)} foreground "
             f"{'regions' if labels.has_regions else 'labels'} ({dataset_json['labels']}). Merge them into one label, "
             f"or declare one region over them, and preprocess again."
         )
+
+
+def fit_plans(
+    plans: dict,
+    configuration: str,
+    dataset_json: dict,
+    *,
+    patch_size: Sequence[int],
+    batch_size: int,
+    divisor_of: Callable[[ConfigurationManager], Sequence[int]],
+) -> dict:
+    """Return a copy of the plans with the recipe's patch and batch size, or say why these plans cannot be used.
+
+    Args:
+        plans: nnU-Net's.
+        configuration: name of a configuration in them.
+        dataset_json: of the data set.
+        patch_size: wanted, in voxels.
+        batch_size: wanted.
+        divisor_of: from the configuration to what each axis of a patch must be a multiple of.
+
+    Raises:
+        NotImplementedError: see ``check_binary``.
+        ValueError: see ``fit_patch_size`` and ``check_air``.
+    """
+    plans = deepcopy(plans)
+    check_binary(plans, configuration, dataset_json, trainer="an airway trainer")
     check_air(plans.get("foreground_intensity_properties_per_channel", {}))
+    resolved = PlansManager(plans).get_configuration(configuration)
     target = plans["configurations"][configuration]
-    target["patch_size"] = fit_patch_size(patch_size, resolved.median_image_size_in_voxels)
+    target["patch_size"] = fit_patch_size(patch_size, resolved.median_image_size_in_voxels, divisor_of(resolved))
     target["batch_size"] = batch_size
     return plans

@@ -1,4 +1,4 @@
-"""What must be on disk before a phase can be trained: airway maps, and the hard regions that a network leaves."""
+"""What must be on disk before a phase can be trained: maps, and the hard regions that a network leaves."""
 
 import os
 from pathlib import Path
@@ -7,24 +7,36 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_airway.maps.store import MapStore
 from nnunetv2_airway.ranks import my_share, of_all_ranks, ranks, wait_for_all
 from nnunetv2_airway.sampling.hard_regions import HardRegions
 
 
-def prepare_maps(trainer: nnUNetTrainer, *datasets: nnUNetBaseDataset) -> MapStore:
-    """Compute the airway maps that some data sets lack, shared out over the ranks, and return the store of all."""
-    labels = trainer.label_manager
-    airway = labels.foreground_regions[0] if labels.has_regions else labels.foreground_labels[0]
+def foreground_values(labels: LabelManager) -> tuple[int, ...]:
+    """Return the label's values that are the structure: those of the one region, or the one foreground label."""
+    values = labels.foreground_regions[0] if labels.has_regions else labels.foreground_labels[0]
+    return tuple(values) if isinstance(values, (list, tuple)) else (values,)
+
+
+def prepare_maps(trainer: nnUNetTrainer, name: str, *datasets: nnUNetBaseDataset) -> MapStore:
+    """Compute the maps that some data sets lack, shared out over the ranks, and return the store of all.
+
+    Args:
+        trainer: whose data sets they are.
+        name: of the kind of map, one of ``MAPS``.
+        datasets: nnU-Net's.
+    """
     maps = MapStore(
         Path(trainer.preprocessed_dataset_folder),
         tuple(trainer.configuration_manager.spacing),
-        tuple(airway) if isinstance(airway, (list, tuple)) else (airway,),
+        foreground_values(trainer.label_manager),
+        name,
     )
     missing = maps.missing(sorted({case for dataset in datasets for case in dataset.identifiers}))
     if missing:
-        trainer.print_to_log_file(f"Computing the airway maps of {len(missing)} cases in {maps.folder}")
+        trainer.print_to_log_file(f"Computing the {maps.kind.title} of {len(missing)} cases in {maps.folder}")
     processes = min(default_num_processes, os.cpu_count() or 1) // ranks()
     maps.prepare(datasets[0], my_share(missing), processes=processes, progress=trainer.local_rank == 0)
     wait_for_all()
@@ -39,7 +51,7 @@ def prepare_hard_regions(
     Args:
         trainer: whose network mines.
         training: its training cases.
-        maps: of these.
+        maps: their "centerline" maps.
         step_size: between the windows of the prediction, in window sizes.
 
     Returns:
@@ -61,7 +73,9 @@ def prepare_hard_regions(
     trainer.set_deep_supervision_enabled(True)
     wait_for_all()
     hard = {case: store.read(case) for case in training.identifiers}
-    missed, line = (sum(map(len, voxels)) for voxels in (hard.values(), (maps.read(case).centerline for case in hard)))
+    missed, line = (
+        sum(map(len, voxels)) for voxels in (hard.values(), (maps.read(case).points["centerline"] for case in hard))
+    )
     trainer.print_to_log_file(
         f"Hard regions: {missed} of {line} centerline voxels ({missed / max(line, 1):.1%}) in {len(hard)} training "
         f"cases were missed ({len(missing)} cases mined now)."

@@ -2,10 +2,10 @@
 
 from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.schedule import Phase
-from nnunetv2_airway.trainers.airway_trainer import AirwayTrainer
+from nnunetv2_airway.trainers.networks import WingsNetTrainer
 
 
-class nnUNetTrainerWings(AirwayTrainer):
+class nnUNetTrainerWings(WingsNetTrainer):
     """Both groups supervised with Dice for 100 epochs."""
 
     phases = (Phase(epochs=100, loss=DICE),)

@@ -1,28 +1,36 @@
 """The recipe of the team that won the ATM'22 airway challenge (Tang 2022): three phases, two weights, hard regions."""
 
-from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT
+from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT, Loss
 from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, RANDOM, Phase, Sampling
+from nnunetv2_airway.trainers.networks import PlannedNetworkTrainer
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+
+
+def tang_phases(loss: Loss) -> tuple[Phase, ...]:
+    """Return Tang 2022's schedule (section 2.1) with a loss in its second and third phase."""
+    return (
+        Phase(100, DICE, sampling=RANDOM),
+        Phase(5, loss, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
+        Phase(45, loss, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
+    )
 
 
 class nnUNetTrainerWingsLIB(nnUNetTrainerWings):
     """Tang 2022 as printed: p^2 in the loss (eq. 2)."""
 
-    phases = (
-        Phase(100, DICE, sampling=RANDOM),
-        Phase(5, TANG, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
-        Phase(45, TANG, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
-    )
+    phases = tang_phases(TANG)
 
 
 class nnUNetTrainerWingsLIBRoot(nnUNetTrainerWings):
     """The same with the loss of the entry's public code: p^0.7 and alpha = 0.2."""
 
-    phases = (
-        Phase(100, DICE, sampling=RANDOM),
-        Phase(5, TANG_ROOT, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM),
-        Phase(45, TANG_ROOT, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), HARD_SMALL_RANDOM),
-    )
+    phases = tang_phases(TANG_ROOT)
+
+
+class nnUNetTrainerLIB(PlannedNetworkTrainer):
+    """The recipe of nnUNetTrainerWingsLIB on nnU-Net's own network, to tell loss and network apart."""
+
+    phases = tang_phases(TANG)
 
 
 SMALL_PATCHES = Sampling(centerline=0.67, random=0.33)

@@ -40,15 +40,15 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def store(tmp_path):
-    return MapStore(tmp_path / "plans_3d", SPACING, (1,))
+    return MapStore(tmp_path / "plans_3d", SPACING, (1,), "centerline")
 
 
 def check(store, name, seed):
     maps, mask = store.read(name), label(seed) == 1
-    assert np.array_equal(maps.closeness[:], centerline_closeness(mask, SPACING)[0])
-    assert np.array_equal(maps.closeness[3:9, 10:20, 5:30], centerline_closeness(mask, SPACING)[0][3:9, 10:20, 5:30])
-    assert np.array_equal(maps.centerline, np.argwhere(centerline(mask)))
-    assert np.array_equal(maps.small, np.argwhere(small_airway_points(mask)))
+    assert np.array_equal(maps.values[:], centerline_closeness(mask, SPACING)[0])
+    assert np.array_equal(maps.values[3:9, 10:20, 5:30], centerline_closeness(mask, SPACING)[0][3:9, 10:20, 5:30])
+    assert np.array_equal(maps.points["centerline"], np.argwhere(centerline(mask)))
+    assert np.array_equal(maps.points["small"], np.argwhere(small_airway_points(mask)))
 
 
 def test_round_trip_beside_the_preprocessed_cases(dataset, store, tmp_path):
@@ -57,10 +57,10 @@ def test_round_trip_beside_the_preprocessed_cases(dataset, store, tmp_path):
     assert store.missing(["empty", "a", "b"]) == []
     for seed, name in enumerate(["empty", "a", "b"]):
         check(store, name, seed)
-    assert len(store.read("a").small) > 5 and len(store.read("empty").centerline) == 0
+    assert len(store.read("a").points["small"]) > 5 and len(store.read("empty").points["centerline"]) == 0
     assert store.folder == tmp_path / "plans_3d_airway_maps"
     assert sorted(file.name for file in store.folder.iterdir()) == ["a.b2nd", "b.b2nd", "empty.b2nd"]
-    assert store.read("a").closeness.array.chunks == (16, 16, 16)
+    assert store.read("a").values.array.chunks == (16, 16, 16)
     # nothing of ours among nnU-Net's cases
     assert sorted(nnUNetDatasetBlosc2.get_identifiers(str(tmp_path / "plans_3d"))) == ["a", "b", "empty"]
 
@@ -76,8 +76,8 @@ def test_only_what_is_missing_is_computed_and_nothing_is_rewritten(dataset, stor
 
 def test_computed_again_when_the_case_the_spacing_or_the_labels_change(dataset, store, tmp_path):
     store.prepare(dataset, ["a", "b"], processes=1, progress=False)
-    assert MapStore(store.preprocessed, (1, 1, 1), (1,)).missing(["a", "b"]) == ["a", "b"]
-    assert MapStore(store.preprocessed, SPACING, (1, 2)).missing(["a", "b"]) == ["a", "b"]
+    assert MapStore(store.preprocessed, (1, 1, 1), (1,), "centerline").missing(["a", "b"]) == ["a", "b"]
+    assert MapStore(store.preprocessed, SPACING, (1, 2), "centerline").missing(["a", "b"]) == ["a", "b"]
     for file in store.preprocessed.glob("b*"):
         shutil.copy(file, file.with_name(file.name.replace("b", "a", 1)))  # a is now what b was
     assert store.missing(["a", "b"]) == ["a"]
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_computed_again_and_named_when_read(dataset, store, ke
     file = store.folder / "a.b2nd"
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(RuntimeError, match=r"cannot read the airway maps .*a\.b2nd; .*--c"):
+    with pytest.raises(RuntimeError, match=r"cannot read the map .*a\.b2nd; .*--c"):
         store.read("a")
     assert store.missing(["a"]) == ["a"]
     store.prepare(dataset, ["a"], processes=1, progress=False)
@@ -110,7 +110,7 @@ def test_a_damage_inside_a_file_is_noticed_or_named(dataset, store):
             outcomes.add("noticed")
             continue
         try:
-            store.read("a").closeness[:]
+            store.read("a").values[:]
             outcomes.add("harmless")
         except RuntimeError as error:
             assert "a.b2nd" in str(error) and "--c" in str(error)
@@ -127,14 +127,14 @@ def test_a_foreign_file_is_replaced(dataset, store):
 
 
 def test_a_region_of_several_labels_is_one_airway(dataset, tmp_path):
-    both = MapStore(tmp_path / "plans_3d", SPACING, (1, -1))
+    both = MapStore(tmp_path / "plans_3d", SPACING, (1, -1), "centerline")
     both.prepare(dataset, ["a"], processes=1, progress=False)
-    assert np.array_equal(both.read("a").centerline, np.argwhere(centerline(label(1) != 0)))
+    assert np.array_equal(both.read("a").points["centerline"], np.argwhere(centerline(label(1) != 0)))
 
 
 def test_preprocessed_data_in_nnunet_s_older_format(tmp_path):
     dataset = write_cases(tmp_path / "old", ["empty", "a"], nnUNetDatasetNumpy)
-    store = MapStore(tmp_path / "old", SPACING, (1,))
+    store = MapStore(tmp_path / "old", SPACING, (1,), "centerline")
     store.prepare(dataset, store.missing(["empty", "a"]), processes=1, progress=False)
     check(store, "a", 1)
 
@@ -150,7 +150,7 @@ def test_an_error_names_the_case(dataset, store):
 
 
 def prepare_all(folder: Path) -> None:
-    store = MapStore(folder, SPACING, (1,))
+    store = MapStore(folder, SPACING, (1,), "centerline")
     dataset = nnUNetDatasetBlosc2(str(folder))
     store.prepare(dataset, store.missing(dataset.identifiers), processes=2, progress=False)
 
@@ -160,7 +160,7 @@ def test_two_folds_started_together(tmp_path):
     write_cases(tmp_path / "plans_3d", names)
     folds = [subprocess.Popen([sys.executable, __file__, str(tmp_path / "plans_3d")]) for _ in range(2)]
     assert [fold.wait(timeout=120) for fold in folds] == [0, 0]
-    store = MapStore(tmp_path / "plans_3d", SPACING, (1,))
+    store = MapStore(tmp_path / "plans_3d", SPACING, (1,), "centerline")
     for seed, name in enumerate(names):
         check(store, name, seed)
     assert len(list(store.folder.iterdir())) == len(names)

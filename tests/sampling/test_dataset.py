@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
-from nnunetv2_airway.maps.store import CaseMaps
-from nnunetv2_airway.sampling.dataset import AirwayDataset, WithCloseness
+from nnunetv2_airway.maps.store import CaseMap
+from nnunetv2_airway.sampling.dataset import MappedDataset, WithMaps
 from nnunetv2_airway.schedule import RANDOM
 
 CT = np.random.default_rng(0).normal(-800, 100, (1, 9, 10, 11)).astype(np.float32)
@@ -14,7 +14,7 @@ CLOSENESS = np.random.default_rng(1).integers(0, 256, CT.shape[1:]).astype(np.ui
 
 @pytest.mark.parametrize("box", [[[1, 5], [2, 9], [0, 11]], [[-3, 4], [5, 14], [-2, 13]]])
 def test_nnunet_s_cropping_sees_two_channels(box):
-    both = WithCloseness(CT, CLOSENESS)
+    both = WithMaps(CT, [CLOSENESS])
     expected = crop_and_pad_nd(np.concatenate((CT, CLOSENESS[None].astype(np.float32))), box, 0)
     assert both.shape == (2, 9, 10, 11)
     found = crop_and_pad_nd(both, box, 0)
@@ -23,20 +23,22 @@ def test_nnunet_s_cropping_sees_two_channels(box):
 
 def test_only_whole_channels():
     with pytest.raises(IndexError, match="whole channels"):
-        WithCloseness(CT, CLOSENESS)[(slice(0, 1), slice(None), slice(None), slice(None))]
+        WithMaps(CT, [CLOSENESS])[(slice(0, 1), slice(None), slice(None), slice(None))]
 
 
 def test_a_case_brings_its_voxels_by_kind_and_leaves_nnunet_s_properties_alone():
     line = np.array([[1, 2, 3], [4, 5, 6]])
     original = {"class_locations": {1: np.zeros((1, 4))}, "spacing": (1, 1, 1)}
     dataset = SimpleNamespace(identifiers=["a"], load_case=lambda case: (CT, CLOSENESS[None], None, original))
-    maps = SimpleNamespace(read=lambda case: CaseMaps(CLOSENESS, line, line[:1]))
+    maps = {
+        "centerline": SimpleNamespace(read=lambda case: CaseMap(CLOSENESS, {"centerline": line, "small": line[:1]}))
+    }
     hard = np.array([[4, 5, 6]])
-    wrapped = AirwayDataset(dataset, maps, RANDOM, {"a": hard})
+    wrapped = MappedDataset(dataset, maps, RANDOM, {"a": hard})
     data, label, previous, properties = wrapped.load_case("a")
-    assert wrapped.identifiers == ["a"] and data.ct is CT and label.shape == (1, 9, 10, 11) and previous is None
+    assert wrapped.identifiers == ["a"] and data.image is CT and label.shape == (1, 9, 10, 11) and previous is None
     locations = properties["class_locations"]
     assert np.array_equal(locations["hard"], hard) and np.array_equal(locations["small"], line[:1])
     assert np.array_equal(locations["centerline"], line) and 1 in locations
     assert set(original["class_locations"]) == {1}
-    assert len(AirwayDataset(dataset, maps, RANDOM).load_case("a")[3]["class_locations"]["hard"]) == 0
+    assert len(MappedDataset(dataset, maps, RANDOM).load_case("a")[3]["class_locations"]["hard"]) == 0

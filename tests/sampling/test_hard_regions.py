@@ -38,7 +38,7 @@ class Maps:
     version = "1"
 
     def read(self, case):
-        return SimpleNamespace(centerline=self.lines[case])
+        return SimpleNamespace(points={"centerline": self.lines[case]})
 
     def fingerprint(self, case):
         return f"{case}{self.version}"

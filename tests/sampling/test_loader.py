@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_airway.sampling import loader as module
-from nnunetv2_airway.sampling.loader import AirwayDataLoader, patch_around
+from nnunetv2_airway.sampling.loader import PatchLoader, patch_around
 from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, RANDOM, Sampling
 
 SHAPE = (30, 41, 26)
@@ -52,7 +52,7 @@ class Data:
 
 
 def make(sampling, batch_size=32):
-    return AirwayDataLoader(Data(sampling), batch_size, INITIAL, FINAL, LABELS)
+    return PatchLoader(Data(sampling), batch_size, INITIAL, FINAL, LABELS)
 
 
 POINTS = {"hard": np.array([[3, 4, 5]]), "small": np.array([[20, 30, 20]]), "centerline": np.array([[10, 10, 10]])}
@@ -121,7 +121,7 @@ def test_fallbacks():
 
 def test_random_patches_keep_to_annotated_voxels_where_there_is_an_ignore_label():
     labels = SimpleNamespace(all_labels=[0, 1], has_ignore_label=True)
-    loader = AirwayDataLoader(Data(RANDOM), 2, INITIAL, FINAL, labels)
+    loader = PatchLoader(Data(RANDOM), 2, INITIAL, FINAL, labels)
     annotated = {**POINTS, (-1, 0, 1): np.array([[0, 15, 20, 13]])}
     low, high = loader.get_bbox(SHAPE, "random", annotated)
     assert all(a <= v < b for a, v, b in zip(low, (15, 20, 13), high, strict=True))

@@ -28,7 +28,7 @@ def test_the_recipe(make):
     # the phantoms have 72 x 64 voxels in plane; nnU-Net resamples them to the median spacing
     assert configuration.patch_size == [min(128, int(n) // 8 * 8) for n in configuration.median_image_size_in_voxels]
     assert trainer.num_epochs == 100 and trainer.checkpoint_every <= 5
-    assert trainer.loss.union == DICE and trainer.loss.weights == () and trainer.phase.sampling == RANDOM
+    assert trainer.loss.loss == DICE and trainer.loss.weights == () and trainer.phase.sampling == RANDOM
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     for epoch in (0, 50, 99):
         trainer.lr_scheduler.step(epoch)

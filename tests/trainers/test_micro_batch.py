@@ -8,8 +8,8 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_airway.architectures.airway_network import AirwayNetwork
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.hounsfield import HounsfieldInput
-from nnunetv2_airway.losses.group_supervision import GroupSupervisionLoss
 from nnunetv2_airway.losses.rows import DICE
+from nnunetv2_airway.losses.supervision import SupervisionLoss
 from nnunetv2_airway.trainers.micro_batch import MicroBatches, rehearse
 
 
@@ -27,7 +27,7 @@ def test_loss_and_gradient_of_the_whole_batch_whatever_the_part(size):
     MicroBatches(parts, size)
     ct = torch.randint(-1000, 300, (5, 1, 8, 16, 8)).double()
     target = (torch.rand(5, 1, 8, 16, 8) > 0.8).short()
-    criterion = GroupSupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
+    criterion = SupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
     losses = [criterion(net(ct), [target]) for net in (whole, parts)]
     assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-12)
     for loss in losses:

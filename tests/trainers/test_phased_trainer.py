@@ -52,7 +52,7 @@ def run(trainer, stop_at=None):
         loader = trainer.dataloader_train.data_loader
         kinds = Counter(loader.get_do_oversample(index) for index in range(4))
         trainer.seen.append(
-            (trainer.current_epoch, trainer.loss.union, trainer.loss.weights, loader._data.sampling, dict(kinds))
+            (trainer.current_epoch, trainer.loss.loss, trainer.loss.weights, loader._data.sampling, dict(kinds))
         )
         assert trainer.loss.training
 
@@ -118,7 +118,7 @@ def test_mined_voxels_are_the_centerline_voxels_of_training_cases_that_the_predi
     data = trainer.dataloader_train.data_loader._data
     assert len(seen) == len(data.identifiers) == 4 and set(data.hard) == set(data.identifiers)
     for case, hard in data.hard.items():
-        line = data.maps.read(case).centerline
+        line = data.maps["centerline"].read(case).points["centerline"]
         assert hard.tolist() == line[line[:, 0] % 2 == 1].tolist() and len(hard) > 10
     assert len(trainer.dataloader_val.data_loader._data.hard) == 0
 
@@ -212,7 +212,7 @@ def test_maps_are_in_mm_of_the_preprocessed_grid(make):
     for case in training.identifiers:
         label = training.dataset.load_case(case)[1][0]
         expected, _ = centerline_closeness(label == 1, spacing)
-        assert np.array_equal(training.maps.read(case).closeness[:], expected)
+        assert np.array_equal(training.maps["centerline"].read(case).values[:], expected)
         assert not np.array_equal(centerline_closeness(label == 1, (1, 1, 1))[0], expected)
 
 

@@ -1,8 +1,14 @@
 import pytest
 
-from nnunetv2_airway.trainers.plans import fit_patch_size, fit_plans
+from nnunetv2_airway.trainers.plans import fit_patch_size
+from nnunetv2_airway.trainers.plans import fit_plans as fit_plans_of_any_network
 
+EIGHT = (8, 8, 8)
 DATASET = {"labels": {"background": 0, "airway": 1}, "channel_names": {"0": "noNorm"}}
+
+
+def fit_plans(*args, **options):
+    return fit_plans_of_any_network(*args, **options, divisor_of=lambda configuration: EIGHT)
 
 
 def plans(**configuration) -> dict:
@@ -24,18 +30,18 @@ def plans(**configuration) -> dict:
     [((300, 400, 410), [128, 128, 128]), ((90.5, 400, 130), [88, 128, 128]), ((8, 15, 127), [8, 8, 120])],
 )
 def test_each_axis_is_the_largest_multiple_of_eight_that_fits(image, expected):
-    assert fit_patch_size((128, 128, 128), image) == expected
+    assert fit_patch_size((128, 128, 128), image, EIGHT) == expected
 
 
 def test_images_thinner_than_eight_voxels_are_refused():
-    with pytest.raises(ValueError, match=r"at least 8 voxels.*\(7, 400, 410\)"):
-        fit_patch_size((128, 128, 128), (7, 400, 410))
+    with pytest.raises(ValueError, match=r"at least \(8, 8, 8\) voxels.*\(7, 400, 410\)"):
+        fit_patch_size((128, 128, 128), (7, 400, 410), EIGHT)
 
 
 @pytest.mark.parametrize("patch", [(100, 128, 128), (128, 128), (0, 8, 8)])
 def test_patches_not_divisible_by_eight_are_refused(patch):
     with pytest.raises(ValueError, match="plans_patch_size"):
-        fit_patch_size(patch, (300, 400, 410))
+        fit_patch_size(patch, (300, 400, 410), EIGHT)
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "child"])

@@ -6,14 +6,15 @@ import torch
 import torch.distributed as dist
 
 from nnunetv2_airway.losses.functional import local_imbalance_weight, union_loss
-from nnunetv2_airway.losses.group_supervision import GroupSupervisionLoss
 from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT
+from nnunetv2_airway.losses.supervision import SupervisionLoss
 
 RANDOM = torch.Generator().manual_seed(0)
 Z = [torch.randn(2, 1, 3, 4, 5, generator=RANDOM) for _ in range(2)]
 G = (torch.rand(2, 1, 3, 4, 5, generator=RANDOM) > 0.6).short()
 CLOSENESS = torch.randint(0, 256, G.shape, generator=RANDOM).to(torch.uint8)
 BOTH = (LOCAL_IMBALANCE, CENTERLINE_DISTANCE)
+MAPS = ("centerline",)
 
 
 def two_heads(z):
@@ -25,25 +26,25 @@ def expected(weight=None):
 
 
 def test_both_groups_count_alike_for_labels():
-    loss = GroupSupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
+    loss = SupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
     assert loss([two_heads(z) for z in Z], [G]).item() == pytest.approx(expected())
     assert loss(two_heads(Z[0]), G).item() == pytest.approx(union_loss(Z[0].sigmoid(), G, alpha=0.5, beta=0.5).item())
 
 
 def test_the_foreground_label_need_not_be_one():
-    loss = GroupSupervisionLoss(DICE, foreground_label=3, ignore_label=None, ddp=False)
+    loss = SupervisionLoss(DICE, foreground_label=3, ignore_label=None, ddp=False)
     assert loss([two_heads(z) for z in Z], [G * 3]).item() == pytest.approx(expected())
 
 
 def test_region():
-    loss = GroupSupervisionLoss(DICE, foreground_label=None, ignore_label=None, ddp=False)
+    loss = SupervisionLoss(DICE, foreground_label=None, ignore_label=None, ddp=False)
     assert loss(Z, [G.bool()]).item() == pytest.approx(expected())
 
 
 @pytest.mark.parametrize("region", [False, True])
 def test_ignored_voxels_weigh_nothing(region):
     ignored = torch.rand(G.shape) > 0.5
-    loss = GroupSupervisionLoss(DICE, foreground_label=None if region else 1, ignore_label=2, ddp=False)
+    loss = SupervisionLoss(DICE, foreground_label=None if region else 1, ignore_label=2, ddp=False)
     target = torch.cat((G.bool(), ignored), 1) if region else torch.where(ignored, 2, G)
     outputs = [z.clone().requires_grad_() for z in Z]
     result = loss(outputs if region else [two_heads(z) for z in outputs], [target])
@@ -62,24 +63,24 @@ def weighted(exponent=2.5):
     [(TANG, dict(alpha=1, beta=1, root=2)), (TANG_ROOT, dict(alpha=0.2, beta=0.8, root=0.7, epsilon=1e-4))],
 )
 def test_weights_add_up_and_count_in_both_groups(row, options):
-    loss = GroupSupervisionLoss(row, BOTH, foreground_label=1, ignore_label=None, ddp=False).eval()
+    loss = SupervisionLoss(row, BOTH, maps=MAPS, foreground_label=1, ignore_label=None, ddp=False).eval()
     found = loss([two_heads(z) for z in Z], [G, CLOSENESS]).item()
     assert found == pytest.approx(sum(union_loss(z.sigmoid(), G, weighted(), **options).item() for z in Z), abs=1e-5)
 
 
 def test_ignored_voxels_weigh_nothing_under_weights():
     ignored = torch.rand(G.shape) > 0.5
-    loss = GroupSupervisionLoss(TANG, BOTH, foreground_label=1, ignore_label=2, ddp=False)
+    loss = SupervisionLoss(TANG, BOTH, maps=MAPS, foreground_label=1, ignore_label=2, ddp=False)
     z = Z[0].clone().requires_grad_()
     gradient = torch.autograd.grad(loss(two_heads(z), [torch.where(ignored, 2, G), CLOSENESS]), z)[0]
     assert (gradient[ignored] == 0).all() and (gradient[~ignored] != 0).any()
 
 
 def test_exponents_are_drawn_for_each_patch_in_training_only():
-    loss = GroupSupervisionLoss(TANG, (LOCAL_IMBALANCE,), foreground_label=1, ignore_label=None, ddp=False)
+    loss = SupervisionLoss(TANG, (LOCAL_IMBALANCE,), foreground_label=1, ignore_label=None, ddp=False)
     mask = torch.zeros(200, 1, 1, 7, 7)
     mask[:, :, :, :4] = 1  # a foreground rate of 4 / 7 at the middle: neither clipped nor 1
-    drawn = loss.weight(mask > 0)[:, 0, 0, 3, 3]
+    drawn = loss.weight(mask > 0, None, {})[:, 0, 0, 3, 3]
     low, high = (local_imbalance_weight(mask[:1], exponent=r)[0, 0, 0, 3, 3] for r in (3.0, 2.0))
     assert (drawn >= low).all() and (drawn <= high).all() and len(drawn.unique()) > 150
     exponents = torch.log((drawn - 0.05) / 0.95) / torch.log(
@@ -87,11 +88,11 @@ def test_exponents_are_drawn_for_each_patch_in_training_only():
     )
     assert 2 <= exponents.min() < 2.1 and 2.9 < exponents.max() <= 3.0001 and abs(exponents.mean() - 2.5) < 0.1
     loss.eval()
-    assert torch.equal(loss.weight(mask > 0), loss.weight(mask > 0))
+    assert torch.equal(loss.weight(mask > 0, None, {}), loss.weight(mask > 0, None, {}))
 
 
 def test_float32_under_autocast():
-    loss = GroupSupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
+    loss = SupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
     with torch.autocast("cpu", torch.bfloat16):
         result = loss([two_heads(z) for z in Z], [G])
     assert result.dtype == torch.float32 and result.item() == pytest.approx(expected(), abs=1e-6)
@@ -99,7 +100,7 @@ def test_float32_under_autocast():
 
 def rank_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    loss = GroupSupervisionLoss(TANG, BOTH, foreground_label=1, ignore_label=None, ddp=True).eval()
+    loss = SupervisionLoss(TANG, BOTH, maps=MAPS, foreground_label=1, ignore_label=None, ddp=True).eval()
     mine = [z[rank : rank + 1].clone().requires_grad_() for z in Z]
     result = loss([two_heads(z) for z in mine], [G[rank : rank + 1], CLOSENESS[rank : rank + 1]])
     result.backward()
@@ -111,7 +112,7 @@ def test_sums_run_over_all_ranks(tmp_path):
     ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     whole = [z.clone().requires_grad_() for z in Z]
-    loss = GroupSupervisionLoss(TANG, BOTH, foreground_label=1, ignore_label=None, ddp=False).eval()
+    loss = SupervisionLoss(TANG, BOTH, maps=MAPS, foreground_label=1, ignore_label=None, ddp=False).eval()
     together = loss([two_heads(z) for z in whole], [G, CLOSENESS])
     together.backward()
     for rank in range(2):

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_airway.hounsfield import HounsfieldScale
 from nnunetv2_airway.trainers.augmentation import augment_in_range
-from nnunetv2_airway.trainers.carry_map import carry_map
+from nnunetv2_airway.trainers.carry_maps import SpatialWithMaps, carry_maps
 
 PATCH = (20, 24, 28)
 DRAWN = (26, 32, 36)
@@ -16,10 +15,10 @@ DRAWN = (26, 32, 36)
 def pipeline(*, spatial: float, intensity: float, dummy_2d: bool = False):
     """nnU-Net's own training pipeline with our two steps, its probabilities set."""
     stock = nnUNetTrainer.get_training_transforms(PATCH, (-0.5, 0.5), [[1.0] * 3], (0, 1, 2), dummy_2d)
-    wrapped = carry_map(augment_in_range(stock, HounsfieldScale()))
+    wrapped = carry_maps(augment_in_range(stock, HounsfieldScale()), ("centerline",), foreground=(1,))
     for step in wrapped.transforms:
-        if isinstance(step, SpatialTransform):
-            step.p_rotation = step.p_scaling = spatial
+        if isinstance(step, SpatialWithMaps):
+            step.spatial.p_rotation = step.spatial.p_scaling = spatial
         if isinstance(step, RandomTransform):
             step.apply_probability = intensity
     return wrapped
@@ -74,7 +73,7 @@ def test_intensity_transforms_leave_the_map_alone():
 def test_validation_takes_the_patch_as_it_is():
     closeness, label = drawn_case()
     ct = torch.randint(-1000, 300, DRAWN).float()
-    out = carry_map(nnUNetTrainer.get_validation_transforms([[1.0] * 3]))(
+    out = carry_maps(nnUNetTrainer.get_validation_transforms([[1.0] * 3]), ("centerline",), foreground=(1,))(
         image=torch.stack((ct, closeness)), segmentation=label[None]
     )
     assert torch.equal(out["image"][0], ct)
@@ -86,7 +85,9 @@ def test_regions_become_one_hot_and_the_map_stays():
     closeness, label = drawn_case()
     transforms = nnUNetTrainer.get_validation_transforms([[1.0] * 3], regions=[(1, 2)], ignore_label=3)
     label[0, 0, 0] = 3
-    out = carry_map(transforms)(image=torch.stack((closeness, closeness)), segmentation=label[None])
+    out = carry_maps(transforms, ("centerline",), foreground=(1, 2))(
+        image=torch.stack((closeness, closeness)), segmentation=label[None]
+    )
     target, found = out["segmentation"]
     assert target.shape[0] == 2 and target[1].sum() == 1
     assert torch.equal(found[0] == 255, target[0] > 0)

@@ -1,0 +1,118 @@
+"""The maps' way through nnU-Net's augmentation: spatial transforms move them, intensity transforms do not.
+
+The loader's patches have them as their last image channels. The first transform makes them the ``regression_target``,
+which batchgeneratorsv2 carries through every spatial transform, and the last one appends them to the list of targets,
+where nnU-Net's collation, training and validation step take them along. nnU-Net's one transform that interpolates is
+wrapped: maps of numbers move by the nearest voxel, and interpolated labels can be cut higher than at one half.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+from nnunetv2_airway.maps.kinds import MAPS
+
+
+class TakeMapsFromImage(BasicTransform):
+    """Move the last image channels to ``regression_target``."""
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names = tuple(names)
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        """Split the channels; the label stays."""
+        data_dict["regression_target"] = data_dict["image"][-len(self.names) :]
+        data_dict["image"] = data_dict["image"][: -len(self.names)]
+        return data_dict
+
+
+class AppendMapsToTargets(BasicTransform):
+    """Append the maps to the list of targets, (1, Z, Y, X) each: uint8 for values, int32 for numbers."""
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names = tuple(names)
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        """Round the maps back to integers; ``segmentation`` becomes [label, ..., map, ...]."""
+        maps = data_dict.pop("regression_target").round().split(1)
+        data_dict["segmentation"] = [
+            *data_dict["segmentation"],
+            *(
+                carried.to(torch.int32) if MAPS[name].numbers else carried.clamp(0, 255).to(torch.uint8)
+                for name, carried in zip(self.names, maps, strict=True)
+            ),
+        ]
+        return data_dict
+
+
+class SpatialWithMaps(BasicTransform):
+    """nnU-Net's spatial transform, which moves each map in its own way and can narrow labels.
+
+    Args:
+        spatial: nnU-Net's; image and label move as it moves them.
+        names: of the maps.
+        foreground: the label's values that are the structure.
+        cut: where the label has been interpolated, share of foreground below which a voxel is background. One half is
+            what nnU-Net does; Zheng 2021, section IV-B: 0.8 and 0.9.
+    """
+
+    def __init__(self, spatial: SpatialTransform, names: Sequence[str], foreground: Sequence[int], cut: float):
+        super().__init__()
+        self.spatial = spatial
+        self.nearest = copy(spatial)
+        self.nearest.mode_seg, self.nearest.padding_value_seg = "nearest", 0
+        self.names = tuple(names)
+        self.foreground = torch.tensor(foreground)
+        self.cut = cut
+
+    def get_parameters(self, **data_dict) -> dict:
+        """Draw what the spatial transform draws."""
+        return self.spatial.get_parameters(**data_dict)
+
+    def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
+        return self.spatial._apply_to_image(img, **params)
+
+    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params) -> torch.Tensor:
+        moved = self.spatial._apply_to_segmentation(segmentation, **params)
+        if self.cut > 0.5 and params["grid"] is not None:
+            share = self.spatial._apply_to_image(torch.isin(segmentation, self.foreground).float(), **params)
+            moved[torch.isin(moved, self.foreground) & (share < self.cut)] = 0
+        return moved
+
+    def _apply_to_regr_target(self, regression_target: torch.Tensor, **params) -> torch.Tensor:
+        # nnU-Net's 2-D augmentation of thin patches has the planes of each map as channels
+        maps = regression_target.tensor_split(len(self.names)) if self.names else ()
+        return torch.cat(
+            [
+                self.nearest._apply_to_segmentation(values, **params)
+                if MAPS[name].numbers
+                else self.spatial._apply_to_image(values, **params)
+                for name, values in zip(self.names, maps, strict=True)
+            ]
+        )
+
+
+def carry_maps(
+    pipeline: ComposeTransforms, names: Sequence[str], *, foreground: Sequence[int], cut: float = 0.5
+) -> ComposeTransforms:
+    """Let maps follow nnU-Net's pipeline, which ends with deep supervision's list of targets.
+
+    Args:
+        pipeline: nnU-Net's transforms for training or validation.
+        names: of the maps.
+        foreground: the label's values that are the structure.
+        cut: see ``SpatialWithMaps``.
+    """
+    steps = [
+        SpatialWithMaps(step, names, foreground, cut) if isinstance(step, SpatialTransform) else step
+        for step in pipeline.transforms
+    ]
+    if names:
+        steps = [TakeMapsFromImage(names), *steps, AppendMapsToTargets(names)]
+    return ComposeTransforms(steps)
