@@ -1,12 +1,25 @@
 """The folder that ``nnUNet_extTrainer`` points to: nnU-Net imports every module in it and looks for trainers."""
 
 try:
+    from nnunetv2_airway.trainers.branch_weighted import nnUNetTrainerWingsBranchWeighted
+    from nnunetv2_airway.trainers.inverse_weighting import (
+        nnUNetTrainerAsymmetricSimilarity,
+        nnUNetTrainerFocal,
+        nnUNetTrainerGeneralizedDice,
+        nnUNetTrainerInverseWeightedAsymmetricSimilarity,
+        nnUNetTrainerInverseWeightedBCE,
+        nnUNetTrainerInverseWeightedDice,
+        nnUNetTrainerInverseWeightedFocal,
+        nnUNetTrainerWeightedCE,
+    )
     from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
     from nnunetv2_airway.trainers.wings_lib import (
+        nnUNetTrainerLIB,
         nnUNetTrainerWingsLIB,
         nnUNetTrainerWingsLIB_demo,
         nnUNetTrainerWingsLIBRoot,
     )
+    from nnunetv2_airway.trainers.zheng import nnUNetTrainerGUL, nnUNetTrainerWingsGUL, nnUNetTrainerWingsGULRoot
 except ModuleNotFoundError as error:
     # a program started from here, in an environment without this package, inherits the variable: nothing to offer it
     if error.name != "nnunetv2_airway":
@@ -14,7 +27,20 @@ except ModuleNotFoundError as error:
     __all__ = []
 else:
     __all__ = [
+        "nnUNetTrainerAsymmetricSimilarity",
+        "nnUNetTrainerFocal",
+        "nnUNetTrainerGUL",
+        "nnUNetTrainerGeneralizedDice",
+        "nnUNetTrainerInverseWeightedAsymmetricSimilarity",
+        "nnUNetTrainerInverseWeightedBCE",
+        "nnUNetTrainerInverseWeightedDice",
+        "nnUNetTrainerInverseWeightedFocal",
+        "nnUNetTrainerLIB",
+        "nnUNetTrainerWeightedCE",
         "nnUNetTrainerWings",
+        "nnUNetTrainerWingsBranchWeighted",
+        "nnUNetTrainerWingsGUL",
+        "nnUNetTrainerWingsGULRoot",
         "nnUNetTrainerWingsLIB",
         "nnUNetTrainerWingsLIBRoot",
         "nnUNetTrainerWingsLIB_demo",
