@@ -4,8 +4,18 @@ from collections import Counter
 
 import pytest
 
-from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG
-from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, RANDOM, Phase, Sampling, check_schedule, first_epoch, phase_at
+from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, FOCAL, INVERSE_COMPONENT, LOCAL_IMBALANCE, TANG
+from nnunetv2_airway.schedule import (
+    HARD_RANDOM,
+    HARD_SMALL_RANDOM,
+    RANDOM,
+    Phase,
+    Sampling,
+    check_schedule,
+    first_epoch,
+    learning_rate_factor,
+    phase_at,
+)
 
 PHASES = (
     Phase(100, DICE),
@@ -86,3 +96,37 @@ def test_a_row_reads_like_the_paper_s_table():
 def test_the_schedule_needs_no_nnunet():
     code = "import sys, nnunetv2_airway.schedule; print([name for name in sys.modules if name.startswith('nnunetv2.')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+STEPPED = (Phase(100, DICE), Phase(100, DICE, steps=(60, 90)), Phase(30, DICE, steps=(15, 25)))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "factor"),
+    [(0, 1), (99, 1), (100, 1), (159, 1), (160, 0.1), (189, 0.1), (190, 0.01), (199, 0.01), (200, 1), (214, 1),
+     (215, 0.1), (224, 0.1), (225, 0.01), (229, 0.01)],
+)  # fmt: skip
+def test_steps_of_the_learning_rate_restart_in_each_phase(epoch, factor):
+    assert learning_rate_factor(STEPPED, epoch) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("steps", [(0,), (30,), (20, 10), (10, 10), (-1,)])
+def test_steps_outside_their_phase_are_refused(steps):
+    with pytest.raises(ValueError, match="between 0 and the 30 epochs"):
+        Phase(30, DICE, steps=steps)
+
+
+@pytest.mark.parametrize("cut", [0.4, 1.1])
+def test_cuts_that_would_widen_airways_or_remove_them_are_refused(cut):
+    with pytest.raises(ValueError, match=r"label_cut from 0\.5 to 1"):
+        Phase(30, DICE, label_cut=cut)
+
+
+def test_a_phase_in_words():
+    phase = Phase(30, FOCAL, (LOCAL_IMBALANCE, INVERSE_COMPONENT), HARD_RANDOM, steps=(15, 25), label_cut=0.9)
+    assert str(phase) == (
+        "loss focal; weights local imbalance + inverse component size; patches 50% hard, 50% random; "
+        "learning rate / 10 at its epochs 15, 25; labels cut at 0.9"
+    )
+    assert str(Phase(1, DICE, sampling=None)) == "loss Dice; weights none; patches as nnU-Net"
+    check_schedule((Phase(1, DICE, sampling=None),))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib import style
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from nnunetv2_airway.files import atomic_path
@@ -42,9 +43,11 @@ def write_patches(
                 panel.set(xticks=[], yticks=[])
             row[0].set_ylabel(f"patch {index}, plane {plane}")
             for panel, (name, term) in zip(row[1:], columns.items(), strict=True):
-                drawn = panel.imshow(
-                    term[index, 0, plane].cpu().numpy(), vmin=0, vmax=max(1, len(terms)) if name == "sum" else 1
-                )
+                most = max(1, len(terms)) if name == "sum" else 1
+                # weights of unequal pieces span orders of magnitude
+                scale = LogNorm(float(term[term > 0].min()), float(term.max())) if term.max() > most else None
+                scale = scale or Normalize(0, most)
+                drawn = panel.imshow(term[index, 0, plane].cpu().numpy(), norm=scale)
                 figure.colorbar(drawn, ax=panel, fraction=0.046)
         for panel, name in zip(panels[0], ("image and airways", *columns), strict=True):
             panel.set_title(name)

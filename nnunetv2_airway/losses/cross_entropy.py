@@ -36,7 +36,7 @@ def cross_entropy_sums(
     toward = logits * (2 * target - 1)  # logit of the voxel's own class
     loss = F.softplus(-toward)
     if gamma:
-        loss = loss * torch.sigmoid(-toward) ** gamma
+        loss = loss * torch.exp(-gamma * F.softplus(toward))  # (1 - p_t)^gamma, with a finite gradient at p_t = 1
     if weight is not None:
         loss = loss * weight
     background = 1 - target

@@ -190,18 +190,25 @@ class DistanceDecay:
 
 @dataclass(frozen=True)
 class InverseWeight:
-    """Shirokikh 2020: components, or whatever else a map numbers, count alike."""
+    """Shirokikh 2020: components, or whatever else a map numbers, count alike.
+
+    With ``foreground_only`` they do so among themselves, and the background weighs 1: w = F / (K S) for F voxels of
+    foreground, which weigh 1 on average.
+    """
 
     name: str
     map_name: str
     minimum: float = 1.0
     maximum: float = 2e5
+    foreground_only: bool = False
 
     def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
         numbers = maps[self.map_name]
         # the label decides what is foreground; the map goes on around it
-        numbers = torch.where((target > 0) | (numbers < 0), numbers, 0)
-        return inverse_component_weight(numbers, minimum=self.minimum, maximum=self.maximum, dtype=torch.float32)
+        numbers = torch.where((target > 0) | (numbers < 0), numbers, -1 if self.foreground_only else 0)
+        limits = {"minimum": self.minimum, "maximum": self.maximum, "dtype": torch.float32}
+        weight = inverse_component_weight(numbers, **limits)
+        return torch.where(target > 0, weight, 1.0) if self.foreground_only else weight
 
 
 def asymmetric_similarity(beta: float) -> Union:
@@ -226,4 +233,6 @@ DICE_AND_WEIGHTED_CROSS_ENTROPY = SumOfLosses("Dice + weighted cross-entropy", (
 LOCAL_IMBALANCE = LocalImbalance()
 CENTERLINE_DISTANCE = CenterlineDistance()
 INVERSE_COMPONENT = InverseWeight("inverse component size", "components")
-INVERSE_BRANCH = InverseWeight("inverse branch size", "branches")
+INVERSE_BRANCH = InverseWeight("inverse branch size", "branches", minimum=0.0, foreground_only=True)
+"""With dozens of branches in a patch, a background that counts as one of them would weigh hundreds of times less than
+the airways' rim, and every wall would be predicted as lumen."""

@@ -4,7 +4,9 @@ import torch
 
 from nnunetv2_airway.losses.functional import (
     centerline_distance_weight,
+    distance_decay_weight,
     foreground_logit,
+    inverse_component_weight,
     local_foreground_rate,
     local_imbalance_weight,
     union_loss,
@@ -142,6 +144,44 @@ def test_weights_of_empty_and_full_patches_are_finite(value, dtype):
 def test_centerline_distance_weight_is_the_square_on_the_foreground():
     closeness, mask = torch.rand(2, 1, 4, 5, 6), mask_of((2, 1, 4, 5, 6))
     torch.testing.assert_close(centerline_distance_weight(mask, closeness), mask * closeness**2)
+
+
+@pytest.mark.parametrize(("alpha", "depth"), [(0.1, 1), (0.2, 1), (0.5, 1), (0.8, 0.25)])
+def test_distance_decay_weight_by_hand(alpha, depth):
+    closeness = column([1, 0.75, 0, 0.75])
+    found = distance_decay_weight(column([1, 1, 1, 0]), closeness, alpha=alpha)
+    # d / d_max = 0, 1/4, 1 and its root 0, 1/2, 1; the background weighs 1 whatever its distance
+    assert found.flatten().tolist() == pytest.approx([1, 1 - depth / 2, 1 - depth, 1])
+    linear = distance_decay_weight(column([1, 1, 1, 0]), closeness, alpha=alpha, exponent=1)
+    assert linear.flatten().tolist() == pytest.approx([1, 1 - depth / 4, 1 - depth, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.uint8])
+def test_inverse_component_weight_by_hand(dtype):
+    # patches of 12 voxels: components of 2 and 4 voxels, one of 1 that is number 7, no background, nothing at all
+    rows = [[0] * 6 + [1] * 2 + [3] * 4, [0] * 11 + [7], [5] * 12, [0] * 12]
+    found = inverse_component_weight(torch.tensor(rows).view(4, 1, 2, 2, 3).to(dtype), minimum=0.5)
+    expected = [[12 / 18] * 6 + [12 / 6] * 2 + [12 / 12] * 4, [12 / 22] * 11 + [6], [1] * 12, [1] * 12]
+    assert found.dtype == torch.float64 and found.shape == (4, 1, 2, 2, 3)
+    np.testing.assert_allclose(found.view(4, 12), expected)
+    clipped = inverse_component_weight(torch.tensor(rows).view(4, 1, 2, 2, 3), maximum=1.5, dtype=torch.float32)
+    np.testing.assert_array_equal(clipped.view(4, 12), np.clip(expected, 1, 1.5).astype(np.float32))
+
+
+def test_voxels_left_out_of_inverse_weighting_count_nowhere():
+    numbers = torch.tensor([0, 0, 0, 2, 2, 9]).view(1, 1, 1, 2, 3)
+    padded = torch.cat((numbers, torch.full((1, 1, 1, 2, 3), -1)), dim=2)
+    found = inverse_component_weight(padded, minimum=0)
+    assert torch.equal(found[:, :, :1], inverse_component_weight(numbers, minimum=0))
+    assert (found[:, :, 1:] == 0).all()
+    assert (inverse_component_weight(torch.full((2, 1, 1, 2, 3), -1)) == 0).all()
+
+
+def test_inverse_component_weight_agrees_with_the_authors_code(reference):
+    with np.load(reference / "inverse_weighting.npz") as file:
+        components, expected = torch.from_numpy(file["components"]), file["weight"]
+    found = inverse_component_weight(components[None, None])
+    assert np.array_equal(found[0, 0].numpy(), expected) and len(np.unique(expected)) == 6
 
 
 def test_foreground_logit_is_that_of_the_softmax():

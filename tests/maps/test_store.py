@@ -9,6 +9,8 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 
 from nnunetv2_airway.maps.centerline import centerline, centerline_closeness, small_airway_points
+from nnunetv2_airway.maps.kinds import MAPS
+from nnunetv2_airway.maps.labels import branch_numbers, component_numbers
 from nnunetv2_airway.maps.store import MapStore
 
 SPACING = (2.5, 0.8, 0.6)
@@ -137,6 +139,20 @@ def test_preprocessed_data_in_nnunet_s_older_format(tmp_path):
     store = MapStore(tmp_path / "old", SPACING, (1,), "centerline")
     store.prepare(dataset, store.missing(["empty", "a"]), processes=1, progress=False)
     check(store, "a", 1)
+
+
+@pytest.mark.parametrize("name", ["components", "branches"])
+def test_numbers_have_a_folder_of_their_own(dataset, tmp_path, name):
+    stores = [MapStore(tmp_path / "plans_3d", SPACING, (1,), kind) for kind in ("centerline", name)]
+    for store in stores:
+        store.prepare(dataset, store.missing(["empty", "a"]), processes=2, progress=False)
+    assert [store.missing(["empty", "a"]) for store in stores] == [[], []]
+    mask = label(1) == 1
+    expected = component_numbers(mask) if name == "components" else branch_numbers(mask, SPACING)
+    found = stores[1].read("a")
+    assert np.array_equal(found.values[:], expected) and expected.max() > 0 and not found.points
+    assert stores[1].folder == tmp_path / f"plans_3d_{MAPS[name].folder}" != stores[0].folder
+    check(stores[0], "a", 1)
 
 
 def test_an_error_names_the_case(dataset, store):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -5,7 +6,12 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_airway.hounsfield import HounsfieldScale
-from nnunetv2_airway.trainers.augmentation import FromAugmentationRange, ToAugmentationRange, augment_in_range
+from nnunetv2_airway.trainers.augmentation import (
+    FromAugmentationRange,
+    ToAugmentationRange,
+    augment_in_range,
+    rotate_only,
+)
 
 SCALES = (HounsfieldScale(), HounsfieldScale(slope=161.9, intercept=-823.6, clipped_at=(-1020, -429)))
 
@@ -49,3 +55,24 @@ def test_noise_has_a_size_that_matters_in_hu():
 def test_an_unknown_pipeline_is_refused():
     with pytest.raises(RuntimeError, match="RandomTransform"):
         augment_in_range(ComposeTransforms([]), HounsfieldScale())
+
+
+def test_rotation_alone_moves_every_patch_and_changes_no_intensity():
+    pipeline = rotate_only(nnUNetTrainer.get_training_transforms((16, 24, 16), (-0.26, 0.26), [[1.0] * 3], (), False))
+    assert not any(isinstance(step, RandomTransform) for step in pipeline.transforms)
+    ramp = torch.arange(30.0).view(1, 30, 1, 1).expand(1, 30, 36, 32).contiguous()
+    angles = []
+    for seed in range(40):
+        np.random.seed(seed)
+        out = pipeline(image=ramp.clone(), segmentation=torch.ones(1, 30, 36, 32).short())["image"][0]
+        # a ramp stays a ramp of the same slope in another direction: no scaling, at most 15 degrees about each axis
+        inner = out[4:-4, 6:-6, 4:-4]
+        slope = torch.stack([(inner.diff(dim=axis)).mean() for axis in range(3)])
+        assert slope.norm().item() == pytest.approx(1, abs=1e-3)
+        angles.append(torch.rad2deg(torch.arccos(slope[0].clamp(-1, 1))).item())
+    assert min(angles) > 0.1 and 10 < max(angles) < 15 * 2**0.5 + 0.1
+
+
+def test_rotation_of_an_unknown_pipeline_is_refused():
+    with pytest.raises(RuntimeError, match="SpatialTransform"):
+        rotate_only(ComposeTransforms([]))

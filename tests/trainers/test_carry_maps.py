@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_airway.hounsfield import HounsfieldScale
+from nnunetv2_airway.maps.labels import component_numbers
 from nnunetv2_airway.trainers.augmentation import augment_in_range
 from nnunetv2_airway.trainers.carry_maps import SpatialWithMaps, carry_maps
 
@@ -12,10 +14,10 @@ PATCH = (20, 24, 28)
 DRAWN = (26, 32, 36)
 
 
-def pipeline(*, spatial: float, intensity: float, dummy_2d: bool = False):
+def pipeline(*, spatial: float, intensity: float, dummy_2d: bool = False, names=("centerline",)):
     """nnU-Net's own training pipeline with our two steps, its probabilities set."""
     stock = nnUNetTrainer.get_training_transforms(PATCH, (-0.5, 0.5), [[1.0] * 3], (0, 1, 2), dummy_2d)
-    wrapped = carry_maps(augment_in_range(stock, HounsfieldScale()), ("centerline",), foreground=(1,))
+    wrapped = carry_maps(augment_in_range(stock, HounsfieldScale()), names, foreground=(1,))
     for step in wrapped.transforms:
         if isinstance(step, SpatialWithMaps):
             step.spatial.p_rotation = step.spatial.p_scaling = spatial
@@ -91,3 +93,79 @@ def test_regions_become_one_hot_and_the_map_stays():
     target, found = out["segmentation"]
     assert target.shape[0] == 2 and target[1].sum() == 1
     assert torch.equal(found[0] == 255, target[0] > 0)
+
+
+def lesions() -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of many small components of a case, going on around them, and its label; all (Z, Y, X)."""
+    mask = np.zeros(DRAWN, bool)
+    rng = np.random.default_rng(0)
+    for low in np.argwhere(np.ones((5, 6, 6))) * 5 + 2:
+        size = rng.integers(2, 4, 3)
+        mask[tuple(slice(a, a + n) for a, n in zip(low, size, strict=True))] = True
+    return torch.from_numpy(component_numbers(mask)), torch.from_numpy(mask.astype(np.int16))
+
+
+@pytest.mark.parametrize("dummy_2d", [False, True])
+def test_numbers_move_as_labels(dummy_2d):
+    augment = pipeline(spatial=1, intensity=1, dummy_2d=dummy_2d, names=("centerline", "components"))
+    numbers, label = lesions()
+    if dummy_2d:
+        numbers, label = numbers[3:23], label[3:23]
+    closeness = label * 255
+    sizes = torch.bincount(numbers[label > 0])
+    assert len(sizes) > 100
+    moved = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        image = torch.stack((label * -900.0, closeness.float(), numbers.float()))
+        out = augment(image=image, segmentation=label[None])
+        target, close, found = out["segmentation"]
+        assert found.dtype == torch.int32 and found.shape == target.shape == close.shape == (1, *PATCH)
+        # nothing between two numbers, nothing of the one map in the other, a number wherever there is foreground
+        assert set(found.unique().tolist()) <= set(numbers.unique().tolist())
+        assert (found[target > 0] > 0).all() and (close[found == 0] < 128).all()
+        # a component stays one piece: none is larger than scaling can make it
+        after = torch.bincount(found[target > 0], minlength=len(sizes))
+        assert (after[1:] <= 4 * sizes[1:] + 8).all() and (after > 0).sum() > 10
+        moved += not dummy_2d and not torch.equal(found[0], numbers[3:23, 4:28, 4:32].int())
+    assert moved == (0 if dummy_2d else 20)
+
+
+def rotated(cut: float, label: torch.Tensor, seed: int) -> torch.Tensor:
+    """A label after nnU-Net's spatial transform with a cut, rotation alone."""
+    transform = SpatialTransform(PATCH, 0, False, p_rotation=1, rotation=(0.2, 0.25), padding_value_seg=-1,
+                                 border_mode_seg="constant")  # fmt: skip
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return SpatialWithMaps(transform, (), (1, 2), cut)(image=label[None].float(), segmentation=label[None])
+
+
+@pytest.mark.parametrize("cut", [0.8, 0.9])
+def test_interpolated_labels_are_cut(cut):
+    _, label = drawn_case()
+    label[10:14, 20:24] *= 2  # two values of one structure: where they meet nothing is cut
+    label[20:23, 25:30, 2:8] = 3  # the ignore label
+    out = rotated(cut, label, 0)
+    foreground = (label == 1) | (label == 2)
+    assert (label == 2).any()
+    grid_share = rotated(0.5, foreground.short(), 0)["image"]  # the linear share of foreground, by the image's way
+    plain = rotated(0.5, label, 0)["segmentation"]
+    expected = torch.where(((plain == 1) | (plain == 2)) & (grid_share < cut), 0, plain)
+    assert torch.equal(out["segmentation"], expected)
+    assert (expected != plain).sum() > 100 and torch.equal(out["segmentation"] == 3, plain == 3)
+
+
+def test_labels_that_were_not_interpolated_are_not_cut():
+    _, label = drawn_case()
+    transform = SpatialTransform(PATCH, 0, False, p_rotation=0, p_scaling=0)
+    out = SpatialWithMaps(transform, (), (1,), 0.9)(image=label[None].float(), segmentation=label[None])
+    assert torch.equal(out["segmentation"][0], label[3:23, 4:28, 4:32])
+
+
+def test_without_maps_nothing_changes():
+    closeness, label = drawn_case()
+    transforms = nnUNetTrainer.get_validation_transforms([[1.0] * 3, [0.5] * 3])
+    image = torch.stack((closeness, closeness + 1))
+    out = carry_maps(transforms, (), foreground=(1,))(image=image, segmentation=label[None])
+    assert torch.equal(out["image"], image) and len(out["segmentation"]) == 2

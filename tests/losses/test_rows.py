@@ -1,0 +1,108 @@
+"""Every row by its definition, and its gradient against finite differences."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from nnunetv2_airway.losses import rows
+from nnunetv2_airway.losses.functional import inverse_component_weight, union_loss
+from nnunetv2_airway.losses.supervision import SupervisionLoss
+from nnunetv2_airway.trainers.zheng import general_union, prior_tversky, root_tversky, tversky
+
+RANDOM = torch.Generator().manual_seed(0)
+SHAPE = (2, 1, 2, 3, 4)
+Z = torch.randn(SHAPE, generator=RANDOM, dtype=torch.double)
+G = (torch.rand(SHAPE, generator=RANDOM) > 0.6).long()
+W = torch.rand(SHAPE, generator=RANDOM, dtype=torch.double) + 0.1
+LOSSES = {name: row for name, row in vars(rows).items() if name.isupper() and hasattr(row, "value")}
+LOSSES |= {family.__name__: family(0.1)[0] for family in (general_union, root_tversky, prior_tversky, tversky)}
+WEIGHTS = {name: row for name, row in vars(rows).items() if name.isupper() and hasattr(row, "weigh")}
+WEIGHTS["DISTANCE_DECAY"] = rows.DistanceDecay(0.1)
+MAPS = {
+    "centerline": torch.randint(0, 256, SHAPE, generator=RANDOM).to(torch.uint8),
+    "components": torch.randint(1, 4, SHAPE, generator=RANDOM),
+    "branches": torch.randint(1, 9, SHAPE, generator=RANDOM),
+}
+
+
+def value(row, z, weight=None, annotated=None):
+    sums = row.sums(z, G, weight, annotated)
+    assert sums.shape == (row.terms,)
+    return row.value(sums)
+
+
+def test_all_rows_are_here():
+    assert {"DICE", "TANG", "TANG_ROOT", "FOCAL", "GENERALIZED_DICE", "WEIGHTED_CROSS_ENTROPY"} <= set(LOSSES)
+    assert {"LOCAL_IMBALANCE", "CENTERLINE_DISTANCE", "INVERSE_COMPONENT", "INVERSE_BRANCH"} <= set(WEIGHTS)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_against_finite_differences(name, weighted):
+    z = Z.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: value(LOSSES[name], z, W if weighted else None), z, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("loss", ["DICE", "FOCAL", "general_union"])
+def test_gradients_of_the_whole_loss_under_every_weight(name, loss):
+    criterion = SupervisionLoss(
+        LOSSES[loss], (WEIGHTS[name],), foreground_label=1, ignore_label=None, ddp=False, maps=tuple(MAPS)
+    ).eval()
+    z = Z.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: criterion([z, -z], [G, *MAPS.values()]), z, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_sums_add_up_over_parts_of_a_batch(name):
+    row = LOSSES[name]
+    parts = sum(row.sums(Z[index : index + 1], G[index : index + 1], W[index : index + 1], None) for index in range(2))
+    assert row.value(parts).item() == pytest.approx(value(row, Z, W).item())
+
+
+@pytest.mark.parametrize("name", [name for name, row in LOSSES.items() if isinstance(row, rows.Union)])
+def test_unions_are_those_of_the_function(name):
+    options = {field.name: getattr(LOSSES[name], field.name) for field in fields(rows.Union) if field.name != "name"}
+    expected = union_loss(torch.sigmoid(Z), G, W, **options).item()
+    assert value(LOSSES[name], Z, W).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
+def test_asymmetric_similarity_is_one_minus_f_beta(beta):
+    p, g = torch.sigmoid(Z), G.double()
+    hits, missed, false = (p * g).sum(), ((1 - p) * g).sum(), (p * (1 - g)).sum()
+    score = (1 + beta**2) * hits / ((1 + beta**2) * hits + beta**2 * missed + false)
+    row = rows.asymmetric_similarity(beta)
+    without_smooth = rows.Union(row.name, row.alpha, row.beta, smooth=0.0)
+    assert value(without_smooth, Z).item() == pytest.approx(1 - score.item())
+
+
+def test_a_sum_of_losses():
+    row = rows.DICE_AND_WEIGHTED_CROSS_ENTROPY
+    expected = value(rows.DICE, Z, W) + value(rows.WEIGHTED_CROSS_ENTROPY, Z, W)
+    assert value(row, Z, W).item() == pytest.approx(expected.item())
+
+
+def test_the_label_decides_where_numbers_count():
+    # numbers go on around the foreground, and are -1 on ignored voxels
+    row, numbers = rows.INVERSE_COMPONENT, MAPS["components"].clone()
+    numbers[0, 0, 0] = -1
+    target = (G > 0) & (numbers >= 0)
+    found = row.weigh(target, {"components": numbers}, draw=True)
+    expected = inverse_component_weight(torch.where(target, numbers, torch.where(numbers < 0, -1, 0)))
+    torch.testing.assert_close(found, expected.float())
+    assert found.dtype == torch.float32 and (found[0, 0, 0] == 0).all() and (found[1] >= 1).all()
+
+
+def test_every_branch_counts_alike():
+    numbers = torch.zeros(1, 1, 8, 8, 16, dtype=torch.int32)
+    sizes = {1: (0, 300), 2: (300, 40), 5: (340, 8)}
+    for number, (start, size) in sizes.items():
+        numbers.view(-1)[start : start + size] = number
+    target = numbers > 0
+    around = torch.where(target, numbers, 5)
+    weight = rows.INVERSE_BRANCH.weigh(target, {"branches": around}, draw=True)
+    # 348 voxels of airway over three branches
+    assert [weight[numbers == number].sum().item() for number in sizes] == pytest.approx([116] * 3)
+    assert (weight[~target] == 1).all()
