@@ -1,11 +1,12 @@
 """Every trainer that the package ships, through nnU-Net's own command: started by name, stopped, and resumed.
 
 The command runs in this process, on a tiny network and without the prediction of whole cases after training, which
-saves minutes; ``test_end_to_end.py`` drives one recipe through real processes.
+saves minutes; ``tests/test_end_to_end.py`` drives one recipe through real processes.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -89,6 +90,26 @@ def train(workspace, tiny_plans, tmp_path, monkeypatch):
         run_training_entry()
 
     return run
+
+
+def test_the_readme_lists_them_all():
+    table = (Path(__file__).parents[2] / "README.md").read_text().split("## Trainers")[1].split("\n\n")[2]
+    listed = [line.split("`")[1] for line in table.splitlines()[2:]]
+    assert sorted(f"nnUNetTrainer{name}" for name in listed) == sorted(TRAINERS)
+
+
+def test_the_readme_s_trainers_can_be_built(make):
+    blocks = (Path(__file__).parents[2] / "README.md").read_text().split("```python\n")[1:]
+    found = {}
+    for block in blocks:
+        exec(block.split("```")[0], {"__name__": "mine"}, found)
+    names = [name for name in found if name.endswith(("Mine", "WingsPriorTversky", "WingsFourCrossed"))]
+    assert len(names) == 3
+    for name in names:
+        found[name].plans_patch_size = (32, 48, 48)
+        trainer = make(found[name])
+        trainer.initialize()
+        assert trainer.num_epochs in (80, 230)
 
 
 @pytest.mark.parametrize("name", TRAINERS)
