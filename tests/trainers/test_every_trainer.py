@@ -100,9 +100,9 @@ def test_the_readme_lists_them_all():
 
 def test_the_readme_s_trainers_can_be_built(make):
     blocks = (Path(__file__).parents[2] / "README.md").read_text().split("```python\n")[1:]
-    found = {}
+    found = {"__name__": "mine"}
     for block in blocks:
-        exec(block.split("```")[0], {"__name__": "mine"}, found)
+        exec(block.split("```")[0], found)
     names = [name for name in found if name.endswith(("Mine", "WingsPriorTversky", "WingsFourCrossed"))]
     assert len(names) == 3
     for name in names:
