@@ -81,6 +81,9 @@ def test_hooks_that_airway_trainer_overrides_are_still_called():
         "torch.save(checkpoint, filename)": nnUNetTrainer.save_checkpoint,
         "self.network(data)": nnUNetTrainer.train_step,
         "self.on_epoch_start()": nnUNetTrainer.run_training,
+        "self.initialize()": nnUNetTrainer.on_train_start,
+        "self.lr_scheduler.step(self.current_epoch)": nnUNetTrainer.on_train_epoch_start,
+        "self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()": nnUNetTrainer.get_dataloaders,
         "next(self.dataloader_train)": nnUNetTrainer.run_training,
         "self.on_train_epoch_start()": nnUNetTrainer.run_training,
         "self.on_validation_epoch_start()": nnUNetTrainer.run_training,
@@ -127,6 +130,19 @@ def test_the_final_patch_is_the_middle_of_the_initial_one():
     low = [initial // 2 - size // 2 for initial, size in zip(image.shape[1:], final, strict=True)]
     expected = image[(0, *(slice(a, a + size) for a, size in zip(low, final, strict=True)))]
     assert torch.equal(out[0], expected), "patch_around computes another place for the final patch"
+
+
+def test_the_spatial_transform_moves_labels_by_the_nearest_voxel_where_told_to():
+    transform = SpatialTransform((6, 7, 8), 0, False, p_rotation=1, rotation=(0.2, 0.3))
+    numbers = torch.randint(0, 9, (1, 10, 12, 14)).float()
+    params = transform.get_parameters(image=numbers)
+    assert params["grid"] is not None, "SpatialWithMaps cannot tell any more whether a patch is interpolated"
+    transform.mode_seg = "nearest"
+    moved = transform._apply_to_segmentation(numbers, **params)
+    assert moved.dtype == numbers.dtype and set(moved.unique().tolist()) <= set(range(9)), (
+        "SpatialTransform no longer reads mode_seg when it is called; SpatialWithMaps sets it on a copy"
+    )
+    assert transform._apply_to_image(numbers, **params).unique().numel() > 100
 
 
 def test_the_log_takes_more_figures_and_checkpoints_carry_them(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 from nnunetv2_airway.files import atomic_path
 
 ROWS = 4
+CHARACTERS_PER_INCH = 10
+"""Of the title, so that it breaks before it leaves the picture."""
 
 
 def write_patches(
@@ -49,8 +52,8 @@ def write_patches(
                 scale = scale or Normalize(0, most)
                 drawn = panel.imshow(term[index, 0, plane].cpu().numpy(), norm=scale)
                 figure.colorbar(drawn, ax=panel, fraction=0.046)
-        for panel, name in zip(panels[0], ("image and airways", *columns), strict=True):
+        for panel, name in zip(panels[0], ("image and label", *columns), strict=True):
             panel.set_title(name)
-        figure.suptitle(title)
+        figure.suptitle(fill(title, int(CHARACTERS_PER_INCH * figure.get_figwidth())))
         with atomic_path(file) as temporary:
             figure.savefig(temporary, dpi=90)

@@ -205,14 +205,13 @@ def inverse_component_weight(
 
     Source: Shirokikh 2020; the clipping is that of the public code.
     """
-    numbers = components.long().flatten(1) + 1  # 0: left out
-    patches, span = len(numbers), int(numbers.max()) + 1 if numbers.numel() else 1
-    offsets = torch.arange(patches, device=numbers.device)[:, None] * span
-    numbers = numbers.clamp_min(0) + offsets
-    sizes = torch.bincount(numbers.flatten(), minlength=patches * span).view(patches, span)
-    sizes[:, 0] = 0
-    shared = (sizes > 0).sum(1, keepdim=True) * sizes
-    weights = sizes.sum(1, keepdim=True).double() / shared.clamp_min(1)
-    weights = weights.clamp(minimum, maximum)
-    weights[:, 0] = 0
-    return weights.flatten().to(dtype)[numbers].view(components.shape)
+    weights = []
+    for patch in components:  # one after the other: the indices take more memory than anything else in the loss
+        numbers = patch.long().clamp_min(-1) + 1  # 0: left out
+        sizes = torch.bincount(numbers.flatten(), minlength=1).double()
+        sizes[0] = 0
+        each = sizes.sum() / ((sizes > 0).sum() * sizes)
+        each = each.clamp(minimum, maximum).to(dtype)
+        each[0] = 0
+        weights.append(each[numbers])
+    return torch.stack(weights)

@@ -6,12 +6,23 @@ import torch
 import torch.distributed as dist
 
 from nnunetv2_airway.losses.functional import local_imbalance_weight, union_loss
-from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT
+from nnunetv2_airway.losses.rows import (
+    CENTERLINE_DISTANCE,
+    DICE,
+    FOCAL,
+    GENERALIZED_DICE,
+    INVERSE_COMPONENT,
+    LOCAL_IMBALANCE,
+    TANG,
+    TANG_ROOT,
+    WEIGHTED_CROSS_ENTROPY,
+)
 from nnunetv2_airway.losses.supervision import SupervisionLoss
 
 RANDOM = torch.Generator().manual_seed(0)
 Z = [torch.randn(2, 1, 3, 4, 5, generator=RANDOM) for _ in range(2)]
 G = (torch.rand(2, 1, 3, 4, 5, generator=RANDOM) > 0.6).short()
+NUMBERS = torch.randint(1, 4, G.shape, generator=RANDOM)
 CLOSENESS = torch.randint(0, 256, G.shape, generator=RANDOM).to(torch.uint8)
 BOTH = (LOCAL_IMBALANCE, CENTERLINE_DISTANCE)
 MAPS = ("centerline",)
@@ -91,6 +102,13 @@ def test_exponents_are_drawn_for_each_patch_in_training_only():
     assert torch.equal(loss.weight(mask > 0, None, {}), loss.weight(mask > 0, None, {}))
 
 
+def test_outputs_weigh_as_told_and_those_of_weight_0_are_left_out():
+    loss = SupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False, output_weights=[0.75, 0.0])
+    broken = torch.full_like(two_heads(Z[1]), float("nan"))
+    found = loss([two_heads(Z[0]), broken], [G])
+    assert found.item() == pytest.approx(0.75 * union_loss(Z[0].sigmoid(), G, alpha=0.5, beta=0.5).item())
+
+
 def test_float32_under_autocast():
     loss = SupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=False)
     with torch.autocast("cpu", torch.bfloat16):
@@ -98,29 +116,46 @@ def test_float32_under_autocast():
     assert result.dtype == torch.float32 and result.item() == pytest.approx(expected(), abs=1e-6)
 
 
+CRITERIA = (
+    (TANG, BOTH),
+    (FOCAL, (INVERSE_COMPONENT,)),
+    (WEIGHTED_CROSS_ENTROPY, ()),
+    (GENERALIZED_DICE, (LOCAL_IMBALANCE,)),
+)
+
+
+def criterion_of(row, weights, *, ddp: bool) -> SupervisionLoss:
+    maps = ("centerline", "components")
+    return SupervisionLoss(row, weights, foreground_label=1, ignore_label=None, ddp=ddp, maps=maps).eval()
+
+
 def rank_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    loss = SupervisionLoss(TANG, BOTH, maps=MAPS, foreground_label=1, ignore_label=None, ddp=True).eval()
-    mine = [z[rank : rank + 1].clone().requires_grad_() for z in Z]
-    result = loss([two_heads(z) for z in mine], [G[rank : rank + 1], CLOSENESS[rank : rank + 1]])
-    result.backward()
-    torch.save((result.item(), [z.grad for z in mine]), f"{folder}/{rank}.pt")
+    mine, found = slice(rank, rank + 1), []
+    for row, weights in CRITERIA:
+        logits = [z[mine].clone().requires_grad_() for z in Z]
+        targets = [G[mine], CLOSENESS[mine], NUMBERS[mine]]
+        result = criterion_of(row, weights, ddp=True)([two_heads(z) for z in logits], targets)
+        result.backward()
+        found.append((result.item(), [z.grad for z in logits]))
+    torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_sums_run_over_all_ranks(tmp_path):
     ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    whole = [z.clone().requires_grad_() for z in Z]
-    loss = SupervisionLoss(TANG, BOTH, maps=MAPS, foreground_label=1, ignore_label=None, ddp=False).eval()
-    together = loss([two_heads(z) for z in whole], [G, CLOSENESS])
-    together.backward()
-    for rank in range(2):
-        value, gradients = torch.load(tmp_path / f"{rank}.pt")
-        assert value == pytest.approx(together.item(), abs=1e-6)
-        for mine, all_of_it in zip(gradients, whole, strict=True):
-            # DDP then averages over the two ranks, which takes the factor of two back
-            torch.testing.assert_close(mine / 2, all_of_it.grad[rank : rank + 1], atol=1e-7, rtol=1e-5)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for index, (row, weights) in enumerate(CRITERIA):
+        whole = [z.clone().requires_grad_() for z in Z]
+        together = criterion_of(row, weights, ddp=False)([two_heads(z) for z in whole], [G, CLOSENESS, NUMBERS])
+        together.backward()
+        for rank in range(2):
+            value, gradients = found[rank][index]
+            assert value == pytest.approx(together.item(), abs=1e-6), row.name
+            for mine, all_of_it in zip(gradients, whole, strict=True):
+                # DDP then averages over the two ranks, which takes the factor of two back
+                torch.testing.assert_close(mine / 2, all_of_it.grad[rank : rank + 1], atol=1e-7, rtol=1e-5)
 
 
 if __name__ == "__main__":  # one rank, started by the test above
