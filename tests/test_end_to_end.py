@@ -26,6 +26,11 @@ class {TRAINER}(nnUNetTrainerWingsLIB):
     patches_per_case = 2
     mining_step_size = 1.0
     phases = tuple(replace(phase, epochs=1) for phase in nnUNetTrainerWingsLIB.phases)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        settings = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None  # each window once instead of eight times
+        return settings
 """
 TRAIN = ("nnUNetv2_train", "599", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu")
 
@@ -80,7 +85,7 @@ def predicted(trained, run, workspace):
     images = workspace / "nnUNet_raw" / DATASET / "imagesTs"
     folder = workspace / "predictions"
     run("nnUNetv2_predict", "-i", images, "-o", folder, "-d", "599", "-c", "3d_fullres", "-f", "0", "-tr", TRAINER,
-        "-device", "cpu", "--disable_tta")  # fmt: skip
+        "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1")  # fmt: skip
     return folder
 
 

@@ -55,7 +55,9 @@ def run(tmp_path_factory, command):
     (raw / "dataset.json").write_text(json.dumps(dataset))
 
     def run(line):
-        result = command(*line.split(), workspace=workspace, nnUNet_extTrainer=str(workspace / "mine"))
+        result = command(
+            *line.split(), workspace=workspace, nnUNet_extTrainer=str(workspace / "mine"), nnUNet_n_proc_DA="1"
+        )
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
         return result.stdout
 
@@ -79,6 +81,7 @@ def test_any_binary_data_set_trains_and_predicts(run):
     assert not (preprocessed / "nnUNetPlans_3d_fullres_airway_maps").exists()
     images = run.workspace / "nnUNet_raw" / DATASET / "imagesTr"
     out = run.workspace / "predictions"
-    run(f"nnUNetv2_predict -i {images} -o {out} -d 598 -c 3d_fullres -f 0 -tr {TRAINER} -device cpu --disable_tta")
+    run(f"nnUNetv2_predict -i {images} -o {out} -d 598 -c 3d_fullres -f 0 -tr {TRAINER} -device cpu --disable_tta "
+        "-npp 1 -nps 1")  # fmt: skip
     prediction = sitk.ReadImage(str(out / "case0.nii.gz"))
     assert prediction.GetSize() == SHAPE[::-1] and prediction.GetSpacing() == pytest.approx(SPACING)

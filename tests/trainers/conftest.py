@@ -26,3 +26,14 @@ def make(workspace, tmp_path, monkeypatch):
         return cls({**plans, "continue_training": continued}, "3d_fullres", 0, dataset, torch.device("cpu"))
 
     return make
+
+
+@pytest.fixture
+def tiny():
+    """A change of plans for ``make``: nnU-Net's network with a few channels."""
+
+    def change(plans, dataset):
+        options = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        options["features_per_stage"] = [4] * options["n_stages"]
+
+    return change

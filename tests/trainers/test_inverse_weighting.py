@@ -14,12 +14,7 @@ from nnunetv2_airway.trainers.inverse_weighting import (
 )
 
 
-def tiny(plans, dataset):
-    options = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    options["features_per_stage"] = [4] * options["n_stages"]
-
-
-def test_everything_but_the_loss_is_nnunet_s(make):
+def test_everything_but_the_loss_is_nnunet_s(make, tiny):
     stock, ours = make(nnUNetTrainer, tiny), make(nnUNetTrainerInverseWeightedDice, tiny)
     for trainer in (stock, ours):
         trainer.initialize()
@@ -42,7 +37,7 @@ def test_everything_but_the_loss_is_nnunet_s(make):
     assert [name for name in steps[1] if "Map" not in name] == [name for name in steps[0] if name != "SpatialTransform"]
 
 
-def test_patches_are_placed_as_nnunet_places_them(make):
+def test_patches_are_placed_as_nnunet_places_them(make, tiny):
     boxes = []
     for cls in (nnUNetTrainer, nnUNetTrainerInverseWeightedDice):
         trainer = make(cls, tiny)
@@ -56,7 +51,7 @@ def test_patches_are_placed_as_nnunet_places_them(make):
     assert boxes[0] == boxes[1]
 
 
-def test_the_components_of_the_whole_case_arrive_as_labels(make):
+def test_the_components_of_the_whole_case_arrive_as_labels(make, tiny):
     trainer = make(nnUNetTrainerInverseWeightedBCE, tiny)
     assert trainer.map_names == ("components",)
     trainer.initialize()
@@ -82,7 +77,7 @@ def test_the_components_of_the_whole_case_arrive_as_labels(make):
     assert loss(outputs, batch["target"]).item() == pytest.approx(first, rel=1e-5)
 
 
-def test_a_plain_loss_carries_no_map(make, tmp_path):
+def test_a_plain_loss_carries_no_map(make, tiny, tmp_path):
     trainer = make(nnUNetTrainerWeightedCE, tiny)
     assert trainer.map_names == ()
     trainer.initialize()
@@ -93,7 +88,7 @@ def test_a_plain_loss_carries_no_map(make, tmp_path):
 
 
 @pytest.mark.parametrize("region", [False, True])
-def test_ignored_voxels_are_left_out(make, region):
+def test_ignored_voxels_are_left_out(make, tiny, region):
     def loss_of(labels):
         def change(plans, dataset):
             tiny(plans, dataset)

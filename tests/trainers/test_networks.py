@@ -20,12 +20,7 @@ for name, value in SMALL.items():
     setattr(SmallLIB, name, value)
 
 
-def tiny(plans, dataset):
-    options = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    options["features_per_stage"] = [4] * options["n_stages"]
-
-
-def test_the_recipe_on_nnunet_s_network_differs_in_the_network_alone(make):
+def test_the_recipe_on_nnunet_s_network_differs_in_the_network_alone(make, tiny):
     planned, wings = make(nnUNetTrainerLIB, tiny), make(nnUNetTrainerWingsLIB, tiny)
     for trainer in (planned, wings):
         trainer.initialize()
@@ -40,7 +35,7 @@ def test_the_recipe_on_nnunet_s_network_differs_in_the_network_alone(make):
     assert body.encoder.stages[0][0].convs[0].conv.in_channels == 2, "the two windows"
 
 
-def test_a_patch_that_the_strides_do_not_divide_is_refused(make):
+def test_a_patch_that_the_strides_do_not_divide_is_refused(make, tiny):
     class Odd(SmallLIB):
         plans_patch_size = (32, 40, 32)
 
@@ -48,7 +43,7 @@ def test_a_patch_that_the_strides_do_not_divide_is_refused(make):
         make(Odd, tiny)
 
 
-def test_deep_supervision_is_kept_and_switched(make):
+def test_deep_supervision_is_kept_and_switched(make, tiny):
     trainer = make(SmallLIB, tiny)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
@@ -65,7 +60,7 @@ def test_deep_supervision_is_kept_and_switched(make):
     assert torch.equal(trainer.network.eval()(ct), trainer.network.eval()(ct)) and trainer.network(ct).ndim == 5
 
 
-def test_the_loss_sees_the_weights_of_full_resolution_at_each_lower_one(make):
+def test_the_loss_sees_the_weights_of_full_resolution_at_each_lower_one(make, tiny):
     trainer = make(SmallLIB, tiny)
     trainer.initialize()
     trainer.current_epoch = 1
