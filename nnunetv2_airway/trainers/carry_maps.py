@@ -87,7 +87,7 @@ class SpatialWithMaps(BasicTransform):
 
     def _apply_to_regr_target(self, regression_target: torch.Tensor, **params) -> torch.Tensor:
         # nnU-Net's 2-D augmentation of thin patches has the planes of each map as channels
-        maps = regression_target.tensor_split(len(self.names)) if self.names else ()
+        maps = regression_target.tensor_split(len(self.names))
         return torch.cat(
             [
                 self.nearest._apply_to_segmentation(values, **params)
