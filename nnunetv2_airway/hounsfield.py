@@ -123,7 +123,7 @@ class HounsfieldInput(nn.Module):
         super().__init__()
         unknown = [name for name in windows if name not in WINDOWS]
         if unknown or not windows:
-            raise ValueError(f"windows must be some of {', '.join(WINDOWS)}, got {', '.join(unknown) or 'none'}")
+            raise ValueError(f"windows must be a tuple of some of {', '.join(WINDOWS)}; got {windows!r}")
         rows = [WINDOWS[name] for name in windows]
         factors = [scale.slope / (row.upper - row.lower) for row in rows]
         offsets = [(scale.intercept - row.lower) / (row.upper - row.lower) for row in rows]

@@ -83,7 +83,8 @@ class Phase:
             augmentation, from one half (nnU-Net's) up; more narrows the airways.
 
     Raises:
-        ValueError: fewer than 1 epoch, steps that do not rise or lie outside the phase, a cut outside [0.5, 1].
+        ValueError: fewer than 1 epoch, a loss or weights that are no rows, steps that do not rise or lie outside the
+            phase, a cut outside [0.5, 1].
     """
 
     epochs: int
@@ -94,6 +95,13 @@ class Phase:
     label_cut: float = 0.5
 
     def __post_init__(self):
+        if not hasattr(self.loss, "sums"):
+            raise ValueError(f"a loss of nnunetv2_airway.losses.rows is needed, such as DICE; got {self.loss!r}")
+        if not isinstance(self.weights, tuple) or not all(hasattr(row, "weigh") for row in self.weights):
+            raise ValueError(
+                f"a tuple of weights of nnunetv2_airway.losses.rows is needed, such as (LOCAL_IMBALANCE,) with its "
+                f"comma; got {self.weights!r}"
+            )
         if self.epochs < 1:
             raise ValueError(f"a phase needs at least 1 epoch, got {self}")
         if list(self.steps) != sorted(set(self.steps)) or not all(0 < step < self.epochs for step in self.steps):
@@ -115,10 +123,13 @@ def check_schedule(phases: Sequence[Phase]) -> None:
     """Refuse a schedule that cannot be trained.
 
     Raises:
-        ValueError: no phases, or a first phase with hard-region sampling.
+        ValueError: no tuple of phases, or a first phase with hard-region sampling.
     """
-    if not phases:
-        raise ValueError("a schedule of at least one Phase is needed: set the trainer's attribute phases")
+    if not isinstance(phases, Sequence) or not phases or not all(isinstance(row, Phase) for row in phases):
+        raise ValueError(
+            f"a schedule of at least one Phase is needed, such as phases = (Phase(100, DICE),) with its comma; got "
+            f"{phases!r}"
+        )
     if phases[0].sampling is not None and phases[0].sampling.hard:
         raise ValueError(
             f"the first phase cannot sample hard regions ({phases[0].sampling}): they are what the network of an "

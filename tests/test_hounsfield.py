@@ -71,8 +71,10 @@ def test_plans_that_cannot_be_interpreted_are_refused_with_the_remedy(schemes, p
 def test_unknown_windows_are_refused():
     with pytest.raises(ValueError, match="lung"):
         HounsfieldInput(("original", "lung"))
-    with pytest.raises(ValueError, match="none"):
+    with pytest.raises(ValueError, match=r"a tuple of some of original.*got \(\)"):
         HounsfieldInput(())
+    with pytest.raises(ValueError, match=r"a tuple of some of original.*got 'zheng'"):
+        HounsfieldInput("zheng")
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,14 @@ def test_a_schedule_that_cannot_be_trained_is_refused():
     check_schedule(PHASES)
     with pytest.raises(ValueError, match="first phase cannot sample hard regions"):
         check_schedule(PHASES[1:])
-    with pytest.raises(ValueError, match="at least one Phase"):
-        check_schedule(())
+    for phases in ((), Phase(1, DICE), [DICE], None):
+        with pytest.raises(ValueError, match="at least one Phase"):
+            check_schedule(phases)
+    with pytest.raises(ValueError, match=r"a loss of .*rows is needed.*got 'dice'"):
+        Phase(1, "dice")
+    for weights in (LOCAL_IMBALANCE, ("inverse",), (DICE,)):
+        with pytest.raises(ValueError, match="a tuple of weights"):
+            Phase(1, DICE, weights)
     with pytest.raises(ValueError, match="at least 1 epoch"):
         Phase(0, DICE)
 

@@ -5,7 +5,9 @@ which it was stopped. The maps that weights and sampling need are computed befor
 before the first epoch that samples them. Nothing here knows the network or what it segments.
 """
 
+import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -46,6 +48,15 @@ class PhasedTrainer(CarefulTrainer):
     """Step between the windows of the prediction in which hard regions are mined, in window sizes."""
     checkpoint_every: int = 5
     """Epochs between checkpoints; one is also written at the end of each phase."""
+
+    def __init_subclass__(cls, **kwargs):
+        """Point out what looks like a misspelt attribute: nothing would read it."""
+        super().__init_subclass__(**kwargs)
+        known = {name for base in cls.__mro__[1:] for name in vars(base)}
+        for name, value in vars(cls).items():
+            close = [] if name in known or callable(value) else get_close_matches(name, known, 1, 0.85)
+            if close:
+                warnings.warn(f"{cls.__name__} sets {name}, which nothing reads. Is {close[0]} meant?", stacklevel=2)
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The phases of a training: in one process, without workers, on a small phantom data set."""
 
 import shutil
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -314,3 +315,11 @@ def test_the_papers_schedules():
     assert nnUNetTrainerWingsLIB.checkpoint_every <= 5 and nnUNetTrainerWingsLIB.mining_step_size == 0.5
     demo = nnUNetTrainerWingsLIB_demo.phases
     assert [row.loss for row in demo] == [DICE, TANG, TANG] and len(demo[2].weights) == 2
+
+
+def test_a_misspelt_attribute_is_pointed_out():
+    with pytest.warns(UserWarning, match="Misspelt sets learning_rates, which nothing reads. Is learning_rate meant"):
+        type("Misspelt", (nnUNetTrainerWings,), {"learning_rates": 1e-3})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        type("Right", (nnUNetTrainerWings,), {"learning_rate": 1e-3, "something_else": 1})
