@@ -18,6 +18,8 @@ from scipy.spatial import KDTree
 from nnunetv2_airway.maps.centerline import centerline
 from nnunetv2_airway.maps.components import bounding_box, largest_component
 
+VERSION = "1"
+"""To be raised whenever the branches of some mask change: what has been made from them is then made again."""
 SHORTEST_PIECE = 5
 """Voxels of a piece of the centerline that counts."""
 TOUCHING = 1.8

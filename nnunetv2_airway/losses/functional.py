@@ -208,10 +208,10 @@ def inverse_component_weight(
     weights = []
     for patch in components:  # one after the other: the indices take more memory than anything else in the loss
         numbers = patch.long().clamp_min(-1) + 1  # 0: left out
-        sizes = torch.bincount(numbers.flatten(), minlength=1).double()
+        sizes = torch.bincount(numbers.flatten(), minlength=1).cpu().double()  # not every device has float64
         sizes[0] = 0
         each = sizes.sum() / ((sizes > 0).sum() * sizes)
         each = each.clamp(minimum, maximum).to(dtype)
         each[0] = 0
-        weights.append(each[numbers])
+        weights.append(each.to(numbers.device)[numbers])
     return torch.stack(weights)

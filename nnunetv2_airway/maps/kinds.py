@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_airway.evaluation.tree import VERSION as TREE_VERSION
 from nnunetv2_airway.maps.centerline import centerline_closeness, near_background
 from nnunetv2_airway.maps.labels import branch_numbers, component_numbers
 
@@ -51,5 +52,5 @@ def _branches(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, Points]:
 MAPS = {
     "centerline": MapKind("airway maps", "airway_maps", f"2 {SMALL_RADIUS}", _centerline, numbers=False),
     "components": MapKind("component maps", "component_maps", "1", _components, numbers=True),
-    "branches": MapKind("branch maps", "branch_maps", "1", _branches, numbers=True),
+    "branches": MapKind("branch maps", "branch_maps", f"1 {TREE_VERSION}", _branches, numbers=True),
 }

@@ -31,7 +31,8 @@ def patch_around(
         every axis that is long enough, and holds the whole axis otherwise.
 
     The draws come from ``numpy.random``, as nnU-Net's own. Where augmentation zooms in or rotates (each in a fifth of
-    the patches), a voxel near the rim can still leave the patch.
+    the patches), a voxel near the rim can still leave the patch; where every patch is rotated within 15 degrees, about
+    one voxel in eight does.
     """
     corner = []
     for at, length, final, initial in zip(voxel, shape, final_patch, initial_patch, strict=True):

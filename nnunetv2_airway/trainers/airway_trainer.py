@@ -178,7 +178,8 @@ class AirwayTrainer(MonitoredTrainer):
                     raise RuntimeError(
                         f"the GPU's memory does not hold {self.micro_batches.size} patch(es) of "
                         f"{tuple(self.configuration_manager.patch_size)} voxels. Free memory that other processes "
-                        f"use on it, or choose a smaller plans_patch_size in a trainer of your own; continue with --c."
+                        f"use on it, or choose a smaller plans_batch_size or plans_patch_size in a trainer of your "
+                        f"own; continue with --c."
                     ) from error
             # outside the handler, so that the failed attempt's tensors are no longer referenced
             self.optimizer.zero_grad(set_to_none=True)

@@ -67,6 +67,7 @@ class PhasedTrainer(CarefulTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008, nnU-Net's signature
     ):
         check_schedule(self.phases)
+        _ = self.map_names  # before nnU-Net creates folders: refuses maps that are not known
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = first_epoch(self.phases, len(self.phases))
         self.loaded: tuple | None = None  # what the loaders that are running were made for

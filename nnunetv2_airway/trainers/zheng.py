@@ -3,7 +3,8 @@
 The paper trains with Dice until false negatives can be mined; how long it does not say. Here it is the first phase of
 Tang 2022, 100 epochs of random patches, with the learning rate and the label cut of the first stage. Batch size and
 patches are those of all airway trainers. Deviation: the paper sets voxels outside the chest to the window's maximum; a
-raw data set of ours has 0 HU outside the lungs' box.
+raw data set of ours has 0 HU outside the lungs' box. A voxel is chosen before its patch is rotated, which takes about
+one in eight out of the final patch.
 """
 
 from collections.abc import Callable

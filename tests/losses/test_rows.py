@@ -78,6 +78,38 @@ def test_asymmetric_similarity_is_one_minus_f_beta(beta):
     assert value(without_smooth, Z).item() == pytest.approx(1 - score.item())
 
 
+def test_distance_decay_weighs_the_centerline_most():
+    closeness = torch.tensor([255, 191, 0, 0]).to(torch.uint8).view(1, 1, 1, 1, 4)
+    found = rows.DistanceDecay(0.1).weigh(
+        torch.tensor([1, 1, 1, 0]).view(1, 1, 1, 1, 4), {"centerline": closeness}, draw=True
+    )
+    assert found.flatten().tolist() == pytest.approx([1, 1 - (64 / 255) ** 0.5, 0, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("region", [False, True])
+def test_ignored_voxels_count_nowhere_at_any_resolution(name, region):
+    shapes = [(2, 1, 4, 4, 6), (2, 1, 2, 2, 3)]
+    labels = [(torch.rand(shape, generator=RANDOM) > 0.6).long() for shape in shapes]
+    outputs = [torch.randn(shape, generator=RANDOM, dtype=torch.double) for shape in shapes]
+    numbers = torch.randint(1, 4, shapes[0], generator=RANDOM)
+    targets, parts = [], []
+    for label in labels:
+        half = label.shape[2] // 2
+        ignored = torch.zeros_like(label, dtype=torch.bool)
+        ignored[:, :, half:] = True
+        targets.append(torch.cat((label.bool() & ~ignored, ignored), 1) if region else torch.where(ignored, 2, label))
+        parts.append(label[:, :, :half].bool() if region else label[:, :, :half])
+    for weights in ((), (rows.INVERSE_COMPONENT,)):
+        options = dict(
+            foreground_label=None if region else 1, ddp=False, maps=("components",), output_weights=[0.6, 0.4]
+        )
+        whole = SupervisionLoss(LOSSES[name], weights, ignore_label=2, **options)
+        alone = SupervisionLoss(LOSSES[name], weights, ignore_label=None, **options)
+        expected = alone([z[:, :, : z.shape[2] // 2] for z in outputs], [*parts, numbers[:, :, :2]])
+        assert whole(outputs, [*targets, numbers]).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_sum_of_losses():
     row = rows.DICE_AND_WEIGHTED_CROSS_ENTROPY
     expected = value(rows.DICE, Z, W) + value(rows.WEIGHTED_CROSS_ENTROPY, Z, W)

@@ -1,8 +1,10 @@
+import hashlib
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunetv2_airway.evaluation.tree import parse_tree
+from nnunetv2_airway.evaluation.tree import VERSION, parse_tree
 from nnunetv2_airway.maps.labels import branch_numbers, component_numbers
 
 SPACING = (2.5, 0.8, 0.6)
@@ -109,3 +111,8 @@ def test_a_small_piece_is_part_of_the_branch_that_is_nearest_in_mm():
         assert found == tree[tuple(nearest)]
         answers.append(found)
     assert answers[0] != answers[1]
+
+
+def test_branches_have_not_changed_without_a_new_version():
+    digest = hashlib.blake2b(branch_numbers(drawn_tree(), SPACING).tobytes(), digest_size=8).hexdigest()
+    assert (VERSION, digest) == ("1", "bbc412bba8181340"), "the branches have changed: raise VERSION beside parse_tree"

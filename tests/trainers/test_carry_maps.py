@@ -4,6 +4,7 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.nn.functional import grid_sample
 
 from nnunetv2_airway.hounsfield import HounsfieldScale
 from nnunetv2_airway.maps.labels import component_numbers
@@ -130,6 +131,16 @@ def test_numbers_move_as_labels(dummy_2d):
         assert (after[1:] <= 4 * sizes[1:] + 8).all() and (after > 0).sum() > 10
         moved += not dummy_2d and not torch.equal(found[0], numbers[3:23, 4:28, 4:32].int())
     assert moved == (0 if dummy_2d else 20)
+
+
+def test_numbers_are_those_of_the_nearest_voxel():
+    numbers, label = lesions()
+    transform = SpatialTransform(PATCH, 0, False, p_rotation=1, rotation=(0.2, 0.4), p_scaling=1, scaling=(0.8, 1.2))
+    carrying = SpatialWithMaps(transform, ("components",), (1,), 0.5)
+    params = carrying.get_parameters(image=label[None].float())
+    moved = carrying._apply_to_regr_target(numbers[None].float(), **params)
+    expected = grid_sample(numbers[None, None].float(), params["grid"][None], mode="nearest", align_corners=False)[0]
+    assert torch.equal(moved, expected) and len(expected.unique()) > 50
 
 
 def rotated(cut: float, label: torch.Tensor, seed: int) -> torch.Tensor:

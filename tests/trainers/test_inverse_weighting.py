@@ -6,6 +6,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy import ndimage
 
 from nnunetv2_airway.losses.functional import inverse_component_weight
+from nnunetv2_airway.losses.rows import InverseWeight
+from nnunetv2_airway.nnunet_ext import airway_trainers
 from nnunetv2_airway.trainers.inverse_weighting import (
     LesionTrainer,
     nnUNetTrainerInverseWeightedBCE,
@@ -122,3 +124,24 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(make, tmp_
         make(nnUNetTrainerInverseWeightedDice, two)
     assert not list(tmp_path.iterdir())
     assert issubclass(nnUNetTrainerInverseWeightedDice, LesionTrainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "weighted"),
+    [
+        ("InverseWeightedDice", ("Union", 0.5, 0.5, 1.0), True),
+        ("InverseWeightedBCE", ("CrossEntropy", 0.0, None, False), True),
+        ("InverseWeightedFocal", ("CrossEntropy", 2.0, 0.75, False), True),
+        ("InverseWeightedAsymmetricSimilarity", ("Union", 4 / 13, 9 / 13, 1.0), True),
+        ("WeightedCE", ("CrossEntropy", 0.0, None, True), False),
+        ("GeneralizedDice", ("GeneralizedDice",), False),
+        ("Focal", ("CrossEntropy", 2.0, 0.75, False), False),
+        ("AsymmetricSimilarity", ("Union", 4 / 13, 9 / 13, 1.0), False),
+    ],
+)
+def test_each_name_has_its_loss(name, loss, weighted):
+    (phase,) = getattr(airway_trainers, f"nnUNetTrainer{name}").phases
+    row, symbols = phase.loss, {"Union": ("alpha", "beta", "root"), "CrossEntropy": ("gamma", "alpha", "balanced")}
+    assert (type(row).__name__, *(getattr(row, symbol) for symbol in symbols.get(loss[0], ()))) == pytest.approx(loss)
+    assert phase.weights == ((InverseWeight("inverse component size", "components", 1.0, 2e5),) if weighted else ())
+    assert phase.epochs == 1000 and phase.sampling is None

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_airway.architectures.wingsnet import PARTITIONS
 from nnunetv2_airway.losses.functional import local_imbalance_weight, union_loss
 from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE, TANG
 from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, Phase
+from nnunetv2_airway.trainers.branch_weighted import nnUNetTrainerWingsBranchWeighted
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerLIB, nnUNetTrainerWingsLIB
 
@@ -116,3 +118,32 @@ def test_every_partition_by_one_argument(make, partition):
         trainer.plans_manager, trainer.configuration_manager, 1, 2, enable_deep_supervision=False
     )
     predicting.load_state_dict(trainer.network.state_dict())
+
+
+@pytest.mark.parametrize("ddp", [False, True])
+def test_resolutions_weigh_as_in_stock_nnunet(make, tiny, monkeypatch, ddp):
+    stock, ours = make(nnUNetTrainer, tiny), make(SmallLIB, tiny)
+    for trainer in (stock, ours):
+        trainer.is_ddp = ddp
+    monkeypatch.setenv("nnUNet_compile", "f")
+    assert ours.output_weights() == pytest.approx(stock._build_loss().weight_factors, rel=1e-9)
+    assert (ours.output_weights()[-1] > 0) == ddp, "every parameter needs a gradient under DDP"
+
+
+def test_each_map_arrives_under_its_own_name(make):
+    class Branches(nnUNetTrainerWingsBranchWeighted):
+        plans_patch_size = (40, 72, 64)
+        plans_batch_size = 1
+
+    trainer = make(Branches)
+    assert trainer.map_names == ("centerline", "branches")
+    trainer.initialize()
+    trainer.on_train_start()
+    batch = next(trainer.dataloader_val)
+    (label,), maps = trainer.loss.unpack(batch["target"])
+    assert maps["centerline"].dtype == torch.uint8 and maps["branches"].dtype == torch.int32
+    (case,) = trainer.dataloader_val.data_loader._data.identifiers
+    stores = trainer.dataloader_val.data_loader._data.maps
+    assert (maps["centerline"] == 255).sum() == len(stores["centerline"].read(case).points["centerline"]) > 20
+    assert (maps["branches"][label == 1] > 0).all()
+    assert maps["branches"].max() == stores["branches"].read(case).values[:].max() < 100
