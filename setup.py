@@ -88,7 +88,7 @@ setup(
         "matplotlib",
         "tqdm",
     ],
-    extras_require={"test": ["pytest>=8", "setuptools>=77"]},
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77"]},
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",

@@ -1,13 +1,35 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders that one process works in at a time."""
 
 import csv
+import errno
 import json
 import math
 import os
+import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from hashlib import blake2b
+from itertools import count
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there
+    fcntl = None
+
+LOCK = ".lock"
+"""Name of the file by which a folder is locked."""
+CHECKSUM = "checksum"
+"""Key in records."""
+FULL = 2**20
+"""Bytes left on a disk that is as good as full."""
+
+
+class CannotWriteError(OSError):
+    """A result cannot be written; the next one most likely cannot either."""
 
 
 @contextmanager
@@ -15,15 +37,104 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path of the same file name, and rename it to ``target`` when the block ends without error.
 
     The temporary file lies in a hidden folder beside the target: same file system, same file ending (libraries choose
-    the format by it), and never taken for a case by nnU-Net if the process is killed.
+    the format by it), and never taken for a case by nnU-Net if the process is killed. What a killed process has left is
+    removed when the same file is written again.
+
+    Raises:
+        CannotWriteError: the file is named; what was there before is kept.
     """
     target = Path(target)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
-        temporary = Path(folder, target.name)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())  # the content before the name, also where the power fails
-        os.replace(temporary, target)  # noqa: PTH105, the atomic one by name
+    try:
+        with _temporary_folder(target) as folder:
+            temporary = folder / target.name
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())  # the content before the name, also where the power fails
+            os.replace(temporary, target)  # noqa: PTH105, the atomic one by name
+    except (OSError, RuntimeError) as error:  # torch, blosc2 and ITK raise the latter
+        raise CannotWriteError(
+            f"cannot write {target}: {_cause(error, target.parent)}; what was there before is kept"
+        ) from error
+
+
+def _cause(error: Exception, folder: Path) -> str:
+    with suppress(OSError):
+        if not isinstance(error, PermissionError) and shutil.disk_usage(folder).free < FULL:
+            return "the disk is full"
+    return (isinstance(error, OSError) and error.strerror) or last_line(error)
+
+
+@contextmanager
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    """Make a hidden folder for one write of a file, and remove those of this machine's processes that are gone."""
+    name = blake2b(f"{socket.gethostname()} {target.name}".encode(), digest_size=8).hexdigest()
+    for leftover in target.parent.glob(f".partial-{name}-*"):
+        with suppress(OSError), lock(leftover / LOCK) as held:
+            if held:
+                shutil.rmtree(leftover, ignore_errors=True)
+    with ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".partial-{name}-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            with suppress(BlockingIOError, FileNotFoundError):  # another process has just taken it for a leftover
+                stack.enter_context(lock(folder / LOCK))
+                break
+        yield folder
+
+
+@contextmanager
+def lock(file: Path) -> Iterator[bool]:
+    """Create a file and lock it, and remove it at the end; the lock ends with the process, however that ends.
+
+    Yields:
+        Whether it is locked; False where the system has no locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    with file.open("ab") as stream:
+        try:
+            # a record lock: it works between machines on NFS, and forked worker processes do not inherit it
+            fcntl and fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = fcntl is not None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise BlockingIOError(*error.args, str(file)) from error
+            held = False
+        if held and not os.fstat(stream.fileno()).st_nlink:
+            raise BlockingIOError(errno.EAGAIN, "removed by the process that had locked it", str(file))
+        try:
+            yield held
+        finally:
+            if held:
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time work in a folder.
+
+    Args:
+        folder: has to be there.
+        wait: for the other process; says so.
+
+    Raises:
+        RuntimeError: another process works there, and this one is not to wait.
+    """
+    with ExitStack() as stack:
+        for attempt in count():
+            try:
+                stack.enter_context(lock(folder / LOCK))
+                break
+            except BlockingIOError:
+                if not wait:
+                    raise RuntimeError(
+                        f"another process works in {folder}: wait until it has ended, or stop it first"
+                    ) from None
+                if not attempt:
+                    print(f"another process works in {folder}; waiting until it has ended", flush=True)
+                time.sleep(1)
+        yield
 
 
 def write_text(target: Path, text: str) -> None:
@@ -35,6 +146,25 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(target, json.dumps(content, indent=2) + "\n")
+
+
+def write_record(target: Path, record: dict) -> None:
+    """Write a JSON file that ``read_record`` can tell to be as it was written."""
+    write_json(target, {**record, CHECKSUM: _checksum(record)})
+
+
+def read_record(file: Path) -> dict:
+    """Read what ``write_record`` wrote; empty where there is nothing, or where it is damaged."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        checksum = record.pop(CHECKSUM, None)  # earlier versions wrote none
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+    return record if checksum in (None, _checksum(record)) else {}
+
+
+def _checksum(record: dict) -> str:
+    return blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def without_nan(value):

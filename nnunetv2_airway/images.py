@@ -2,11 +2,15 @@
 
 import gzip
 import math
+import os
+import re
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import IO
 
 import nibabel
 import numpy as np
@@ -74,7 +78,8 @@ def read_volume(file: Path) -> sitk.Image:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise ValueError(f"cannot read {file}: {last_line(error)}") from error
-    _require_whole(file)
+    if not _is_whole(file):
+        raise ValueError(f"cannot read {file}: it ends early or is damaged; copy or make it again")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(
             f"{file} must be one 3-D volume, got {image.GetDimension()} dimensions and "
@@ -83,24 +88,52 @@ def read_volume(file: Path) -> sitk.Image:
     return image
 
 
-def _require_whole(file: Path) -> None:
-    """Check that a NIfTI file has all its bytes: of one that was copied in part, ITK makes zeros without a word."""
-    whole, there = True, 0
+def _is_whole(file: Path) -> bool:
+    """Whether a file has all its bytes, and those of a compressed one are as they were written.
+
+    Of a NIfTI file that was copied in part, and of damaged compressed voxels, ITK makes zeros without an error.
+    """
     try:
         if file.name.endswith(".nii.gz"):
             with gzip.open(file) as content:
-                while part := content.read(2**24):
-                    there += len(part)
-        elif file.suffix == ".nii":
-            there = file.stat().st_size
-        else:
-            return
-        voxels = nibabel.load(file).dataobj
-        whole = there >= voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        whole = False
-    if not whole:
-        raise ValueError(f"cannot read {file}: it ends early or is damaged; copy or make it again")
+                return _length(content) >= _nifti_bytes(file)
+        if file.suffix == ".nii":
+            return file.stat().st_size >= _nifti_bytes(file)
+        return _can_be_unpacked(file)
+    except (EOFError, zlib.error, gzip.BadGzipFile, nibabel.filebasedimages.ImageFileError):
+        return False
+
+
+def _length(content: IO[bytes]) -> int:
+    return sum(map(len, iter(partial(content.read, 2**24), b"")))
+
+
+def _nifti_bytes(file: Path) -> int:
+    voxels = nibabel.load(file).dataobj
+    return voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
+
+
+def _can_be_unpacked(file: Path) -> bool:
+    """Whether the voxels of an NRRD or MetaImage file, if compressed, fit their checksum."""
+    with file.open("rb") as content:
+        header = content.read(2**16)
+        end = re.search(rb"\r?\n\r?\n|^ElementDataFile *= *(.*?) *\r?\n", header, re.MULTILINE)
+        if not end or not re.search(
+            rb"^(encoding: *gz|CompressedData *= *True)", header[: end.end()], re.MULTILINE | re.IGNORECASE
+        ):
+            return True
+        if end[1] not in (None, b"LOCAL"):  # a file of its own
+            return _unpacks(Path(file.parent, os.fsdecode(end[1])).open("rb"))
+        content.seek(end.end())
+        return _unpacks(content)
+
+
+def _unpacks(content: IO[bytes]) -> bool:
+    unpacked = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # of zlib or gzip
+    with content:
+        while part := content.read(2**22):
+            unpacked.decompress(part)
+    return unpacked.eof
 
 
 def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
@@ -162,10 +195,9 @@ def write_image(image: sitk.Image, target: Path) -> None:
         OSError: it could not be written; the file is named.
     """
     with atomic_path(target) as temporary:
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
-        except RuntimeError as error:
-            raise OSError(f"cannot write {target}: {last_line(error)}") from error
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+        if not _is_whole(temporary):  # ITK does not notice where the disk is full
+            raise OSError("it was not written to its end")
 
 
 def require_same_geometry(image: sitk.Image, reference: sitk.Image, *, name: str = "reference") -> float:

@@ -1,12 +1,15 @@
 """Several cases worked on at once, each in a process, with a progress bar."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
+from nnunetv2_airway.files import CannotWriteError
 from nnunetv2_airway.progress import progress_bar
 
 
@@ -25,10 +28,15 @@ def finished_cases(
     Yields:
         Name, result, and error or None. An error does not stop the other cases, unless the caller ends the loop. Where
         a process is killed, the cases that were under way run once more, one by one.
+
+    Raises:
+        CannotWriteError: a case could not be written; those that have not begun are given up.
     """
     with progress_bar(description=description, unit="case", total=len(cases), show=show) as bar:
         lost = []
         for name, result, error in _run(function, cases, processes):
+            if isinstance(error, CannotWriteError):
+                raise error
             if isinstance(error, BrokenProcessPool):
                 lost.append(name)
             else:
@@ -46,7 +54,8 @@ def finished_cases(
 
 
 def _run(function: Callable[..., Any], cases: Mapping[str, tuple], processes: int):
-    pool = ProcessPoolExecutor(max(1, min(processes, len(cases))), mp_context=get_context("spawn"))
+    workers = max(1, min(processes, len(cases)))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
         running = {pool.submit(function, *arguments): name for name, arguments in cases.items()}
         for done in as_completed(running):
@@ -57,3 +66,13 @@ def _run(function: Callable[..., Any], cases: Mapping[str, tuple], processes: in
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it is killed; it would wait for work for ever."""
+    Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent_process().join()
+    os._exit(1)

@@ -50,7 +50,13 @@ def require_own(folder: Path, settings_file: Path, settings: dict, *, overwrite:
         return
     if not settings_file.exists():
         raise ValueError(f"{folder} exists and was not made by this command. Choose another -d, -name or -o.")
-    found = json.loads(settings_file.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(settings_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{settings_file} is damaged, so that what {folder} was made with is not known: delete the folder, or "
+            f"choose another -d, -name or -o"
+        ) from error
     differing = [
         f"{key}: {found.get(key)} there, {value} now" for key, value in settings.items() if found.get(key) != value
     ]

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from nnunetv2_airway import parallel
 from nnunetv2_airway.images import Grid
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
 
@@ -53,6 +54,20 @@ def variables():
 def command():
     """The function that runs an installed console command."""
     return run_command
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Work on cases in this process instead of new ones, each of which takes seconds to start."""
+
+    def run(function, cases, processes):
+        for name, arguments in cases.items():
+            try:
+                yield name, function(*arguments), None
+            except Exception as error:
+                yield name, None, error
+
+    monkeypatch.setattr(parallel, "_run", run)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
-from nnunetv2_airway.files import atomic_path, write_json
+from nnunetv2_airway.files import atomic_path, read_record, write_json, write_record
 
 
 def test_a_finished_file_replaces_the_old_one_and_nothing_else_stays(tmp_path):
@@ -16,14 +18,81 @@ def test_a_finished_file_replaces_the_old_one_and_nothing_else_stays(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_failure_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize("error", [RuntimeError("unexpected pos 576 vs 534"), OSError(28, "No space left on device")])
+def test_a_failure_leaves_the_old_file_and_names_it(tmp_path, error):
     target = tmp_path / "case.nii.gz"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="disk full"), atomic_path(target) as temporary:
+    with (
+        pytest.raises(OSError, match=r"cannot write .*case\.nii\.gz: (unexpected|No space).*kept"),
+        atomic_path(target) as temporary,
+    ):
         temporary.write_text("half")
-        raise RuntimeError("disk full")
+        raise error
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_a_killed_process_has_left_is_removed_but_not_what_a_living_one_writes(tmp_path):
+    target, other = tmp_path / "case.json", tmp_path / "other.json"
+    script = (
+        "import os, sys, time; from pathlib import Path; from nnunetv2_airway.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); print('writing', flush=True); sys.stdin.read()\n"
+        "    temporary.write_text('whole')"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for file in (target, target, other)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == b"writing\n"
+    for process in processes[1:]:
+        process.kill()
+        process.wait()
+    assert len(list(tmp_path.glob(".partial-*"))) == 3
+    write_json(target, {})
+    assert len(list(tmp_path.glob(".partial-*"))) == 2, "that of the living one, and that of another file"
+    processes[0].communicate()
+    assert processes[0].returncode == 0 and target.read_text() == "whole"
+    write_json(other, {})
+    assert sorted(tmp_path.iterdir()) == [target, other]
+
+
+def test_records_that_are_not_as_they_were_written_count_for_nothing(tmp_path):
+    file, record = tmp_path / "a.json", {"case": "a", "figures": [1.25, None, "x"], "nested": {"1": 0.1}}
+    write_record(file, record)
+    assert read_record(file) == record
+    text = file.read_text()
+    for place in range(len(text)):
+        file.write_text(text[:place] + ("7" if text[place] != "7" else "8") + text[place + 1 :])
+        found = read_record(file)
+        assert found == {} or {name: found.get(name) for name in record} == record
+        file.write_text(text[:place])
+        assert read_record(file) == {} or place == len(text) - 1
+    file.write_text(text.replace("1.25", "1.5"))
+    assert read_record(file) == {}
+    assert read_record(tmp_path / "none.json") == {}
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from nnunetv2_airway.files import alone_in\n"
+        "with alone_in(Path(sys.argv[1]), wait=sys.argv[2] == 'wait'):\n    print('in', flush=True); sys.stdin.read()"
+    )
+
+    def start(wait):
+        line = [sys.executable, "-c", script, str(tmp_path), wait]
+        return subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start("wait")
+    assert first.stdout.readline() == "in\n"
+    refused = start("no").communicate(timeout=60)[1]
+    assert f"another process works in {tmp_path}: wait until it has ended" in refused
+    second = start("wait")
+    assert "another process works" in second.stdout.readline()
+    first.kill()  # a lock does not outlive its process
+    assert second.stdout.readline() == "in\n"
+    second.communicate(timeout=60)
 
 
 def test_write_json(tmp_path):

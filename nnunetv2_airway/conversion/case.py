@@ -6,6 +6,7 @@ where it stopped.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -21,7 +22,7 @@ from nnunetv2_airway.conversion.layout import Case, walk
 from nnunetv2_airway.conversion.preview import BAD, GOOD, LOOK, write_preview
 from nnunetv2_airway.conversion.region import region
 from nnunetv2_airway.conversion.units import to_hounsfield
-from nnunetv2_airway.files import write_json
+from nnunetv2_airway.files import read_record, write_record
 from nnunetv2_airway.images import Grid, orientation, read_volume, write_image
 
 FORMAT = 1
@@ -87,7 +88,8 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         not case.problem
         and earlier.get("fingerprint") == fingerprint
         and _is_wanted(earlier, case, options)
-        and all(file.is_file() for file in (preview, *volumes))
+        and preview.is_file()
+        and are_whole(volumes, earlier)
     ):
         return {**earlier, "from_earlier": True}
     for file in (record_file, *target.volumes(case.name), preview):
@@ -155,17 +157,17 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
     del hu, ct
     for file, array in zip(volumes, (cut, mask), strict=False):  # there may be no label
         write_image(grid.image(array), file)
-    write_json(record_file, record)
+    record["bytes"] = [file.stat().st_size for file in volumes]
+    write_record(record_file, record)
     return record
 
 
-def read_record(file: Path) -> dict:
-    """Read a record, empty where there is none."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) else {}
-    except (OSError, ValueError):
-        return {}
+def are_whole(volumes: Sequence[Path], record: dict) -> bool:
+    """Whether a converted case's files are there, as long as they were written."""
+    if not all(file.is_file() for file in volumes):
+        return False
+    written = record.get("bytes")  # not in records of earlier versions
+    return written is None or written == [file.stat().st_size for file in volumes]
 
 
 def _fingerprint(case: Case, options: Options) -> list:

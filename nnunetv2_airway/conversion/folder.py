@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_airway.conversion.case import FORMAT, RECORDS, Options, Target, convert_case, read_record
+from nnunetv2_airway.conversion.case import FORMAT, RECORDS, Options, Target, are_whole, convert_case
 from nnunetv2_airway.conversion.layout import Case
 from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, some, write_results
-from nnunetv2_airway.files import reason, write_json
+from nnunetv2_airway.files import alone_in, read_record, reason, write_json, write_record
 from nnunetv2_airway.parallel import finished_cases
 from nnunetv2_airway.raw_data import require_free_id, require_own
+
+SETTINGS = ".settings.json"
+"""Beside the records; it says that a folder is ours."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,35 @@ def convert_cases(
     """
     kept = [case for case in cases if case.name not in left_out]
     _require_distinct(kept)
-    _prepare(destination, options(""), overwrite)
-    _require_same_sources(kept, destination)
+    settings = _settings(options(""))
+    _require_ours(destination, settings, overwrite)  # before anything is written there
+    destination.folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(destination.folder):
+        _prepare(destination, settings, overwrite)
+        _require_same_sources(kept, destination)
+        return _convert(
+            cases,
+            kept,
+            destination,
+            options,
+            left_out=left_out,
+            processes=processes,
+            description=description,
+            licence=licence,
+            reference=reference,
+        )
+
+
+def _convert(
+    cases: Sequence[Case],
+    kept: Sequence[Case],
+    destination: Destination,
+    options: Callable[[str], Options],
+    *,
+    left_out: Mapping[str, str],
+    processes: int,
+    **about: str,
+) -> Conversion:
     work = {case.name: (case, options(case.name), destination.target(case)) for case in kept}
     for _, _, target in work.values():
         target.images.mkdir(exist_ok=True)
@@ -81,7 +111,7 @@ def convert_cases(
             failed[name] = reason(error)
             case = work[name][0]
             entry = {"case": name, "source": str(case.ct or ""), "label": str(case.label or ""), "error": failed[name]}
-            write_json(destination.records / f"{name}.json", entry)
+            write_record(destination.records / f"{name}.json", entry)
     earlier = [read_record(file) for file in sorted(destination.records.glob("*.json"))]
     earlier = [record for record in earlier if "case" in record and record["case"] not in work]
     kept_before = {record["case"]: record for record in earlier if is_complete(record, destination)}
@@ -101,10 +131,8 @@ def convert_cases(
         destination.folder,
         destination.records,
         conversion,
-        description=description,
-        licence=licence,
-        reference=reference,
         only_images=destination.only_images,
+        **about,
     )
     return conversion
 
@@ -114,7 +142,7 @@ def is_complete(record: dict, destination: Destination) -> bool:
     if "error" in record or record["fingerprint"][0] != FORMAT:
         return False
     target = destination.target(Case(record["case"], label=Path(record["label"]) if record["label"] else None))
-    return all(file.is_file() for file in target.volumes(record["case"], with_label=is_training(record)))
+    return are_whole(target.volumes(record["case"], with_label=is_training(record)), record)
 
 
 def _require_distinct(cases: Sequence[Case]) -> None:
@@ -128,20 +156,23 @@ def _require_distinct(cases: Sequence[Case]) -> None:
         seen[case.name] = case
 
 
-def _prepare(destination: Destination, options: Options, overwrite: bool) -> None:
-    """Make sure that the folder holds nothing but conversions with these settings, and create it."""
-    folder = destination.folder
-    require_free_id(folder)
-    settings_file = folder / RECORDS / ".settings.json"
-    settings = {
-        "lung box margin": options.margin,
-        "lumen": options.lumen and list(options.lumen),
-    }
-    require_own(folder, settings_file, settings, overwrite=overwrite)
+def _settings(options: Options) -> dict:
+    """What has to be the same for all cases of a folder."""
+    return {"lung box margin": options.margin, "lumen": options.lumen and list(options.lumen)}
+
+
+def _require_ours(destination: Destination, settings: dict, overwrite: bool) -> None:
+    require_free_id(destination.folder)
+    require_own(destination.folder, destination.records / SETTINGS, settings, overwrite=overwrite)
+
+
+def _prepare(destination: Destination, settings: dict, overwrite: bool) -> None:
+    """Make sure that the folder holds nothing but conversions with these settings, and say so in it."""
+    _require_ours(destination, settings, overwrite)
     if overwrite:
         _clear(destination)
-    destination.records.mkdir(parents=True, exist_ok=True)
-    write_json(settings_file, settings)  # first, so that an interrupted run recognises its own folder
+    destination.records.mkdir(exist_ok=True)
+    write_json(destination.records / SETTINGS, settings)  # first, so that an interrupted run knows its own folder
 
 
 def _clear(destination: Destination) -> None:

@@ -1,14 +1,12 @@
 """What is written about a conversion as a whole: ``dataset.json``, folds, report and contact sheet."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_airway.conversion.case import read_record
 from nnunetv2_airway.conversion.preview import write_contact_sheet
-from nnunetv2_airway.files import write_csv, write_json
+from nnunetv2_airway.files import read_record, write_csv, write_json
 from nnunetv2_airway.raw_data import write_dataset_json
 
 REPORT, SHEET, SPLITS = "conversion_report.csv", "contact_sheet.png", "splits_final.json"
@@ -173,5 +171,4 @@ def _write_splits(folder: Path, training: Mapping[str, dict], warnings: list[str
     ]
     if len(splits) < FOLDS:
         warnings.append(f"with {number} subjects there are only {len(splits)} folds")
-    if not target.exists() or json.loads(target.read_text()) != splits:
-        write_json(target, splits)
+    write_json(target, splits)

@@ -5,7 +5,6 @@ evaluation goes on where it stopped.
 """
 
 import hashlib
-import json
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from nnunetv2_airway.evaluation import tree_store
 from nnunetv2_airway.evaluation.metrics import Comparison, compare
 from nnunetv2_airway.evaluation.projections import write_projections
 from nnunetv2_airway.evaluation.tree import AirwayTree
-from nnunetv2_airway.files import without_nan, write_json
+from nnunetv2_airway.files import read_record, without_nan, write_record
 from nnunetv2_airway.images import Grid, read_mask, require_same_geometry
 
 FORMAT = f"1 {tree_store.FORMAT}"
@@ -48,7 +47,8 @@ def evaluate_files(
     digests = {name: _digest(file) for name, file in (("reference", reference_file), ("prediction", prediction_file))}
     fingerprint = [FORMAT, digests["reference"], digests["prediction"], airway and sorted(airway)]
     record_file, picture = folder / f"{case}.json", folder / f"{case}.png"
-    if (earlier := _earlier(record_file, fingerprint)) and picture.exists():
+    earlier = read_record(record_file)
+    if earlier.get("fingerprint") == fingerprint and picture.exists():
         files = {"reference_file": str(reference_file), "prediction_file": str(prediction_file)}
         return {**earlier, **files, "from_earlier": True}
 
@@ -73,7 +73,7 @@ def evaluate_files(
             "fingerprint": fingerprint,
         }
     )
-    write_json(record_file, record)
+    write_record(record_file, record)
     return record
 
 
@@ -85,14 +85,6 @@ def forget(folder: Path, case: str) -> None:
 
 def _digest(file: Path) -> str:
     return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
-
-
-def _earlier(file: Path, fingerprint: list) -> dict | None:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        return record if record["fingerprint"] == fingerprint else None
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or not a record of ours
-        return None
 
 
 def _branches(comparison: Comparison) -> list[dict]:

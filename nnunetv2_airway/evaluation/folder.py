@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2_airway.evaluation.case import evaluate_files, forget
 from nnunetv2_airway.evaluation.summary import write_summary
-from nnunetv2_airway.files import reason
+from nnunetv2_airway.files import alone_in, reason
 from nnunetv2_airway.images import list_images
 from nnunetv2_airway.parallel import finished_cases
 
@@ -61,13 +61,25 @@ def evaluate_folder(
     ours, theirs = list_images(predictions), list_images(references)
     if output.resolve() == references.resolve():
         raise ValueError(f"-o is the folder of the references {references}; choose another one for the results")
-    common = sorted(ours.keys() & theirs.keys())
-    if not common:
+    if not ours.keys() & theirs.keys():
         raise ValueError(
             f"no prediction has the name of a reference: {predictions} holds {_some(ours)}, {references} holds "
             f"{_some(theirs)}; names must be the same, also in endings such as _0000"
         )
     (output / "cases").mkdir(parents=True, exist_ok=True)
+    with alone_in(output):
+        return _evaluate(references, theirs, ours, output, airway, processes)
+
+
+def _evaluate(
+    references: Path,
+    theirs: dict[str, Path],
+    ours: dict[str, Path],
+    output: Path,
+    airway: Collection[int] | None,
+    processes: int,
+) -> Evaluation:
+    common = sorted(ours.keys() & theirs.keys())
     missing = sorted(theirs.keys() - ours.keys())
     for case in missing:
         forget(output / "cases", case)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.files import atomic_path, last_line
+from nnunetv2_airway.files import atomic_path, reason
 from nnunetv2_airway.images import Grid, foreground_values, list_images, read_volume, write_image
 from nnunetv2_airway.maps.components import largest_component
 from nnunetv2_airway.parallel import finished_cases
@@ -76,7 +76,7 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
     target.mkdir(parents=True, exist_ok=True)
     cases = {file.name: (file, target) for file in files.values()}
     outcomes = {
-        name: outcome if error is None else Outcome(name, error=last_line(error))
+        name: outcome if error is None else Outcome(name, error=reason(error))
         for name, outcome, error in finished_cases(
             _postprocess_file, cases, processes=processes, description="post-processing"
         )

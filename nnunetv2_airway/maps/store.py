@@ -148,10 +148,14 @@ class MapStore:
         with atomic_path(self._file(case)) as temporary:
             # the label's own chunks, as both are read together
             shapes = {name: getattr(label, name)[1:] for name in ("chunks", "blocks") if hasattr(label, name)}
-            array = blosc2.asarray(values, urlpath=str(temporary), cparams={"codec": blosc2.Codec.ZSTD}, **shapes)
+            # one thread: several write blocks in the order in which they end, and no two files would be alike
+            cparams = {"codec": blosc2.Codec.ZSTD, "nthreads": 1}
+            array = blosc2.asarray(values, urlpath=str(temporary), cparams=cparams, **shapes)
+            stored = {name: voxels.astype(np.int32).tobytes() for name, voxels in points.items()}
             array.schunk.vlmeta[ENTRY] = {
                 "fingerprint": fingerprint,
-                "points": {name: voxels.astype(np.int32).tobytes() for name, voxels in points.items()},
+                "points": stored,
+                "digest": _digest(array, stored),
             }
 
     def _fingerprint_on_disk(self, case: str) -> str | None:
@@ -159,7 +163,8 @@ class MapStore:
         if not file.exists():
             return None
         try:
-            return _open(file)[1]["fingerprint"]
+            array, entry = _open(file)
+            return entry["fingerprint"] if entry["digest"] == _digest(array, entry["points"]) else None
         except Exception:  # not whole, or not ours: what is read from it may be anything
             return None
 
@@ -170,3 +175,13 @@ class MapStore:
 def _open(file: Path) -> tuple[blosc2.NDArray, dict]:
     array = blosc2.open(str(file), mode="r", dparams={"nthreads": 1})
     return array, array.schunk.vlmeta[ENTRY]
+
+
+def _digest(array: blosc2.NDArray, points: Mapping[str, bytes]) -> str:
+    """Digest of the compressed map and the voxels: blosc2 itself has no checksums."""
+    digest = hashlib.blake2b(digest_size=16)
+    for number in range(array.schunk.nchunks):
+        digest.update(array.schunk.get_chunk(number))
+    for name in sorted(points):
+        digest.update(name.encode() + points[name])
+    return digest.hexdigest()

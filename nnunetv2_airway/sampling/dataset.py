@@ -12,8 +12,9 @@ from nnunetv2_airway.schedule import Sampling
 
 @dataclass(frozen=True)
 class WithMaps:
-    """An image (C, Z, Y, X) with maps (Z, Y, X) as further channels; read from disk when sliced."""
+    """An image (C, Z, Y, X) of a case with maps (Z, Y, X) as further channels; read from disk when sliced."""
 
+    case: str
     image: np.ndarray
     maps: Sequence[np.ndarray]
 
@@ -26,7 +27,13 @@ class WithMaps:
         channels, *place = box
         if channels != slice(None):
             raise IndexError(f"only whole channels can be read, got {channels}")
-        image = self.image[box]
+        try:
+            image = self.image[box]
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"the preprocessed CT of case {self.case} is damaged: delete this case's preprocessed files, run "
+                f"nnUNetv2_preprocess again, and go on with --c"
+            ) from error
         return np.concatenate((image, *(values[tuple(place)][None].astype(image.dtype) for values in self.maps)))
 
 
@@ -60,4 +67,4 @@ class MappedDataset:
             for case_map in maps:
                 points.update(case_map.points)
             properties = {**properties, "class_locations": {**properties["class_locations"], **points}}
-        return WithMaps(image, [case_map.values for case_map in maps]), label, previous, properties
+        return WithMaps(identifier, image, [case_map.values for case_map in maps]), label, previous, properties

@@ -31,7 +31,7 @@ from nnunetv2_airway.schedule import (
     learning_rate_factor,
     phase_at,
 )
-from nnunetv2_airway.trainers.careful_trainer import CarefulTrainer
+from nnunetv2_airway.trainers.careful_trainer import CarefulTrainer, replaced
 from nnunetv2_airway.trainers.carry_maps import carry_maps
 from nnunetv2_airway.trainers.preparation import foreground_values, prepare_hard_regions, prepare_maps
 
@@ -147,12 +147,8 @@ class PhasedTrainer(CarefulTrainer):
         """Load patches as the current phase, which begins here, wants them."""
         self._announce_phase()
         self.loaded = (self.phase.sampling, self.phase.label_cut)
-        stock = upstream.nnUNetDataLoader
-        upstream.nnUNetDataLoader = PatchLoader
-        try:
+        with replaced(upstream, "nnUNetDataLoader", PatchLoader):
             return super().get_dataloaders()
-        finally:
-            upstream.nnUNetDataLoader = stock
 
     def get_tr_and_val_datasets(self):
         """Split as nnU-Net does; compute what the data sets lack of maps and mined voxels."""

@@ -14,6 +14,8 @@ from nnunetv2_airway.conversion.folder import Destination, convert_cases
 from nnunetv2_airway.conversion.layout import Case
 from nnunetv2_airway.conversion.results import _odd_ones
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 def same(options: Options, case: str) -> Options:
     return options

@@ -9,6 +9,7 @@ from matplotlib.image import imread
 from nnunetv2_airway.evaluation.folder import evaluate_folder
 from nnunetv2_airway.evaluation.metrics import compare, evaluate_case
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 SPACING = (2.5, 0.8, 0.6)
 
 

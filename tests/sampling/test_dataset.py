@@ -14,7 +14,7 @@ CLOSENESS = np.random.default_rng(1).integers(0, 256, CT.shape[1:]).astype(np.ui
 
 @pytest.mark.parametrize("box", [[[1, 5], [2, 9], [0, 11]], [[-3, 4], [5, 14], [-2, 13]]])
 def test_nnunet_s_cropping_sees_two_channels(box):
-    both = WithMaps(CT, [CLOSENESS])
+    both = WithMaps("a", CT, [CLOSENESS])
     expected = crop_and_pad_nd(np.concatenate((CT, CLOSENESS[None].astype(np.float32))), box, 0)
     assert both.shape == (2, 9, 10, 11)
     found = crop_and_pad_nd(both, box, 0)
@@ -23,7 +23,7 @@ def test_nnunet_s_cropping_sees_two_channels(box):
 
 def test_only_whole_channels():
     with pytest.raises(IndexError, match="whole channels"):
-        WithMaps(CT, [CLOSENESS])[(slice(0, 1), slice(None), slice(None), slice(None))]
+        WithMaps("a", CT, [CLOSENESS])[(slice(0, 1), slice(None), slice(None), slice(None))]
 
 
 def test_a_case_brings_its_voxels_by_kind_and_leaves_nnunet_s_properties_alone():

@@ -92,6 +92,8 @@ def test_an_interruption_while_writing_leaves_no_half_file(tmp_path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr(np, "savez_compressed", half)
-    with pytest.raises(RuntimeError, match="hard regions of case a could not be mined: disk full"):
+    with pytest.raises(
+        RuntimeError, match=r"hard regions of case a could not be mined: cannot write .*a\.npz: disk full"
+    ):
         mine(store, ["a"])
     assert list(tmp_path.iterdir()) == [] and store.missing(["a"]) == ["a"]
