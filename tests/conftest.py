@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from nnunetv2_airway import parallel
+from nnunetv2_airway.cli import convert
 from nnunetv2_airway.images import Grid
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
 
@@ -68,6 +69,27 @@ def in_this_process(monkeypatch):
                 yield name, None, error
 
     monkeypatch.setattr(parallel, "_run", run)
+
+
+@pytest.fixture
+def convert_here(in_this_process, monkeypatch, capsys):
+    """The function that runs ``nnUNetv2_airway_convert`` in this process; returns its exit code and output."""
+
+    def run(*line: object, workspace: Path) -> tuple[int, str]:
+        for name, value in variables_of(workspace).items():
+            monkeypatch.setenv(name, value)
+        code = 0
+        try:
+            convert.main([str(word) for word in line])
+        except SystemExit as error:
+            code = error.code or 0
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+                code = 1
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,13 @@ from nnunetv2_airway.cli import convert
 
 
 @pytest.fixture
-def run(command, tmp_path):
+def run(convert_here, tmp_path):
     """The function that runs ``nnUNetv2_airway_convert folder``."""
 
     def run(*line: object, code: int = 0) -> str:
-        result = command("nnUNetv2_airway_convert", "folder", *line, workspace=tmp_path)
-        assert result.returncode == code, result.stdout + result.stderr
-        assert "Traceback" not in result.stderr
-        return result.stdout + result.stderr
+        ended, output = convert_here("folder", *line, workspace=tmp_path)
+        assert ended == code, output
+        return output
 
     return run
 

@@ -1,4 +1,4 @@
-"""Small folders in exactly the data sets' layouts, converted by the real command and read back by nnU-Net."""
+"""Small folders in exactly the data sets' layouts, converted by the command and read back by nnU-Net."""
 
 import csv
 import json
@@ -24,18 +24,17 @@ def array(file: Path) -> np.ndarray:
 
 
 @pytest.fixture
-def convert(command, tmp_path):
+def convert(convert_here, tmp_path):
     """The function that runs the command on folders below the test's and returns its output and the data set."""
 
     def run(*line: object, code: int = 0) -> tuple[str, Path | None]:
         (tmp_path / "nnUNet_raw").mkdir(exist_ok=True)
-        result = command("nnUNetv2_airway_convert", *line, "-np", 2, workspace=tmp_path)
-        assert result.returncode == code, result.stdout + result.stderr
-        assert "Traceback" not in result.stderr
+        ended, output = convert_here(*line, "-np", 2, workspace=tmp_path)
+        assert ended == code, output
         found = sorted((tmp_path / "nnUNet_raw").iterdir())
         if found and (found[0] / "dataset.json").is_file():
             verify_dataset_integrity(str(found[0]), num_processes=1)
-        return result.stdout + result.stderr, found[0] if found else None
+        return output, found[0] if found else None
 
     return run
 
