@@ -74,12 +74,12 @@ def read_volume(file: Path) -> sitk.Image:
     Raises:
         ValueError: it cannot be read, or is something else; the file is named.
     """
+    if not _is_whole(file):  # first: ITK takes memory for whatever a damaged header asks for
+        raise ValueError(f"cannot read {file}: it ends early or is damaged; copy or make it again")
     try:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise ValueError(f"cannot read {file}: {last_line(error)}") from error
-    if not _is_whole(file):
-        raise ValueError(f"cannot read {file}: it ends early or is damaged; copy or make it again")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(
             f"{file} must be one 3-D volume, got {image.GetDimension()} dimensions and "
@@ -91,7 +91,8 @@ def read_volume(file: Path) -> sitk.Image:
 def _is_whole(file: Path) -> bool:
     """Whether a file has all its bytes, and those of a compressed one are as they were written.
 
-    Of a NIfTI file that was copied in part, and of damaged compressed voxels, ITK makes zeros without an error.
+    Of a NIfTI file that was copied in part, and of damaged compressed voxels, ITK makes zeros without an error. A file
+    that is not there or has another header than its name says is left to ITK, which says so.
     """
     try:
         if file.name.endswith(".nii.gz"):
@@ -99,9 +100,11 @@ def _is_whole(file: Path) -> bool:
                 return _length(content) >= _nifti_bytes(file)
         if file.suffix == ".nii":
             return file.stat().st_size >= _nifti_bytes(file)
-        return _can_be_unpacked(file)
+        return _has_its_voxels(file)
     except (EOFError, zlib.error, gzip.BadGzipFile, nibabel.filebasedimages.ImageFileError):
         return False
+    except (FileNotFoundError, IsADirectoryError, nibabel.spatialimages.HeaderDataError, RuntimeError):
+        return True
 
 
 def _length(content: IO[bytes]) -> int:
@@ -109,31 +112,39 @@ def _length(content: IO[bytes]) -> int:
 
 
 def _nifti_bytes(file: Path) -> int:
-    voxels = nibabel.load(file).dataobj
+    with nibabel.imageglobals.LoggingOutputSuppressor():  # what it thinks of headers is ITK's affair
+        voxels = nibabel.load(file).dataobj
     return voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
 
 
-def _can_be_unpacked(file: Path) -> bool:
-    """Whether the voxels of an NRRD or MetaImage file, if compressed, fit their checksum."""
+def _has_its_voxels(file: Path) -> bool:
+    """Whether an NRRD or MetaImage file has all its voxels; if compressed, they also have to fit their checksum."""
     with file.open("rb") as content:
         header = content.read(2**16)
         end = re.search(rb"\r?\n\r?\n|^ElementDataFile *= *(.*?) *\r?\n", header, re.MULTILINE)
-        if not end or not re.search(
-            rb"^(encoding: *gz|CompressedData *= *True)", header[: end.end()], re.MULTILINE | re.IGNORECASE
-        ):
+        if not end or end[1] == b"LIST" or re.search(rb"^encoding: *(ascii|te?xt|hex)", header, re.MULTILINE):
             return True
-        if end[1] not in (None, b"LOCAL"):  # a file of its own
-            return _unpacks(Path(file.parent, os.fsdecode(end[1])).open("rb"))
         content.seek(end.end())
-        return _unpacks(content)
+        with content if end[1] in (None, b"LOCAL") else Path(file.parent, os.fsdecode(end[1])).open("rb") as voxels:
+            if re.search(rb"^(encoding: *gz|CompressedData *= *True)", header, re.MULTILINE | re.IGNORECASE):
+                there = _unpacked_length(voxels)
+            else:
+                there = os.fstat(voxels.fileno()).st_size - voxels.tell()
+    return there >= _voxel_bytes(file)
 
 
-def _unpacks(content: IO[bytes]) -> bool:
+def _unpacked_length(content: IO[bytes]) -> int:
     unpacked = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # of zlib or gzip
-    with content:
-        while part := content.read(2**22):
-            unpacked.decompress(part)
-    return unpacked.eof
+    length = sum(len(unpacked.decompress(part)) for part in iter(partial(content.read, 2**22), b""))
+    return length if unpacked.eof else -1
+
+
+def _voxel_bytes(file: Path) -> int:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    one = sitk.Image([1] * reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
+    return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * one.GetSizeOfPixelComponent()
 
 
 def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:

@@ -14,8 +14,10 @@ def dataset_folder(output: Path | None, number: int, name: str) -> Path:
     """Give the folder of a data set, below ``output`` or the variable ``nnUNet_raw``.
 
     Raises:
-        ValueError: neither is given.
+        ValueError: neither is given, or the name could not be that of a folder.
     """
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"the name of a data set is of letters, digits, '_', '-', '.' and '+', got {name!r}")
     root = output or os.environ.get("nnUNet_raw")
     if not root:
         raise ValueError("where to write is not known: give -o FOLDER, or set the variable nnUNet_raw")

@@ -89,9 +89,13 @@ def nearest_branch(tree: AirwayTree, mask: np.ndarray, spacing: Sequence[float])
 
 
 def _nearest_on_line(tree: AirwayTree, voxels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    # ratios, rounded, so that a spacing of another scale decides alike between voxels that are equally near
-    scale = np.round(np.asarray(spacing, float) / np.min(spacing), 6)
-    return KDTree(tree.line * scale).query(voxels * scale)[1]
+    ratios = _ratios(spacing)
+    return KDTree(tree.line * ratios).query(voxels * ratios)[1]
+
+
+def _ratios(spacing: Sequence[float]) -> np.ndarray:
+    """Spacing in units of its shortest side, rounded: one of another scale decides alike between equal distances."""
+    return np.round(np.asarray(spacing, float) / np.min(spacing), 6)
 
 
 def line_lengths(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:
@@ -113,8 +117,9 @@ def line_lengths(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:
 def _walk(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return each centerline voxel's share of the length in mm, and to how many others a step leads from it."""
     steps = minimum_spanning_tree(_line_graph(tree, spacing)).tocoo()
+    length = np.linalg.norm((tree.line[steps.row] - tree.line[steps.col]) * np.asarray(spacing, float), axis=1)
     ends = np.concatenate((steps.row, steps.col))
-    halves = np.concatenate((steps.data, steps.data)) / 2
+    halves = np.concatenate((length, length)) / 2
     return np.bincount(ends, halves, minlength=len(tree.line)), np.bincount(ends, minlength=len(tree.line))
 
 
@@ -133,14 +138,14 @@ def _lengths_and_diameters(tree: AirwayTree, spacing: Sequence[float]) -> tuple[
 
 
 def _line_graph(tree: AirwayTree, spacing: Sequence[float]) -> csr_array:
-    """The centerline's voxels and, between those that touch, the distance in mm."""
+    """The centerline's voxels and, between those that touch, the distance in units of the shortest side of a voxel."""
     pairs = touching_pairs(tree.line)
-    distance = np.linalg.norm((tree.line[pairs[:, 0]] - tree.line[pairs[:, 1]]) * np.asarray(spacing, float), axis=1)
+    distance = np.linalg.norm((tree.line[pairs[:, 0]] - tree.line[pairs[:, 1]]) * _ratios(spacing), axis=1)
     return csr_array((distance, tuple(pairs.T)), shape=(len(tree.line),) * 2)
 
 
 def _distance_from_trachea(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:
-    """Distance along the centerline from the trachea's free end, in mm, (M,)."""
+    """Distance along the centerline from the trachea's free end, in units of the shortest side of a voxel, (M,)."""
     graph = _line_graph(tree, spacing)
     in_trachea = tree.line_branch == np.flatnonzero(tree.generations == 0)[0] + 1
     # the free end is the farthest from all other branches, or where there are none, from any voxel

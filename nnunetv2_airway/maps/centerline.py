@@ -9,13 +9,12 @@ less work than a distance transform of the whole case.
 from collections.abc import Sequence
 from itertools import product
 
-import cc3d
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
 
-from nnunetv2_airway.maps.components import bounding_box, with_neighbours
+from nnunetv2_airway.maps.components import bounding_box, connected_components, with_neighbours
 
 ON_LINE = 255
 """Value of the centerline in ``centerline_closeness``, and of no other voxel."""
@@ -40,7 +39,7 @@ def centerline(mask: np.ndarray) -> np.ndarray:
     airway = np.pad(mask[box], 1)
     thin = skeletonize(airway) > 0
     # scikit-image erases a lone piece that is symmetric about a plane between voxels, such as a tube 2 x 2 voxels wide
-    pieces = cc3d.connected_components(airway, connectivity=26)
+    pieces = connected_components(airway, connectivity=26)
     kept = set(pieces[thin].tolist())
     for number, place in enumerate(ndimage.find_objects(pieces), start=1):
         if number not in kept:

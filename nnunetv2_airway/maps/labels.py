@@ -6,13 +6,12 @@ mask's own rim follows the majority of the voxels around a point. So every voxel
 has a number.
 """
 
-import cc3d
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
 from nnunetv2_airway.evaluation.tree import parse_tree
-from nnunetv2_airway.maps.components import bounding_box
+from nnunetv2_airway.maps.components import bounding_box, connected_components
 
 
 def component_numbers(mask: np.ndarray) -> np.ndarray:
@@ -25,7 +24,7 @@ def component_numbers(mask: np.ndarray) -> np.ndarray:
         (Z, Y, X) int32, from 1 on, 0 farther than one voxel from the mask.
     """
     mask = np.asarray(mask) != 0
-    return _grown(mask, lambda part: cc3d.connected_components(part, connectivity=26))
+    return _grown(mask, lambda part: connected_components(part, connectivity=26))
 
 
 def branch_numbers(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -48,7 +47,7 @@ def _branches(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarr
     tree = parse_tree(mask)
     numbers = np.where(mask, tree.labels, 0).astype(np.int32)
     sizes = np.bincount(numbers[numbers > 0])
-    pieces = cc3d.connected_components(mask & (numbers == 0), connectivity=26)
+    pieces = connected_components(mask & (numbers == 0), connectivity=26)
     large = np.bincount(pieces.ravel()) >= sizes[sizes > 0].min(initial=mask.size)
     large[0] = False  # no piece
     new = np.zeros(len(large), np.int32)

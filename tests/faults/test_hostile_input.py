@@ -2,11 +2,14 @@
 volume happens to be stored."""
 
 import gzip
+import pickle
+import re
+import resource
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import cc3d
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -18,11 +21,15 @@ from nnunetv2_airway.evaluation.branches import measure_branches
 from nnunetv2_airway.evaluation.metrics import evaluate_case
 from nnunetv2_airway.evaluation.summary import flatten
 from nnunetv2_airway.evaluation.tree import parse_tree
+from nnunetv2_airway.evaluation.tree_store import stored_tree
+from nnunetv2_airway.files import read_record
 from nnunetv2_airway.images import Grid, read_mask, read_volume
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
 from nnunetv2_airway.maps.centerline import centerline, centerline_closeness, centerline_distance_weight
-from nnunetv2_airway.maps.components import largest_component
+from nnunetv2_airway.maps.components import connected_components, largest_component
 from nnunetv2_airway.maps.labels import branch_numbers, component_numbers
+from nnunetv2_airway.maps.store import MapStore
+from nnunetv2_airway.sampling.hard_regions import HardRegions
 
 DTYPES = (np.bool_, np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64)
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)
@@ -101,7 +108,7 @@ def order_of_axes(turn: Callable, values: tuple) -> tuple:
 
 def clear_largest(mask: np.ndarray, connectivity: int) -> bool:
     """Whether one component is larger than every other, so that storage cannot decide."""
-    sizes = np.sort(np.bincount(cc3d.connected_components(np.ascontiguousarray(mask != 0), connectivity).ravel())[1:])
+    sizes = np.sort(np.bincount(connected_components(mask != 0, connectivity=connectivity).ravel())[1:])
     return len(sizes) < 2 or sizes[-1] > sizes[-2]
 
 
@@ -187,7 +194,7 @@ def test_the_scale_of_the_spacing_scales_mm_and_nothing_else(mask, other, spacin
 def test_maps_are_finite_and_lie_where_the_airways_are(mask, spacing):
     line, airway = centerline(mask), np.asarray(mask) > 0
     assert not (line & ~airway).any()
-    components = cc3d.connected_components(np.ascontiguousarray(airway), connectivity=26)
+    components = connected_components(airway, connectivity=26)
     assert set(np.unique(components[line])) >= set(np.unique(components)) - {0}, "no piece is without a centerline"
     closeness, voxels = centerline_closeness(mask, spacing)
     assert closeness.dtype == np.uint8 and np.array_equal(np.argwhere(closeness == 255), np.argwhere(line))
@@ -209,7 +216,7 @@ def test_components_and_post_processing_do_not_depend_on_how_a_volume_is_stored(
     if clear_largest(mask, 26):
         assert np.array_equal(turn(kept), keep_airway_tree(turn(mask)))
     else:
-        assert np.count_nonzero(cc3d.connected_components(np.ascontiguousarray(kept != 0))) == np.count_nonzero(kept)
+        assert connected_components(kept != 0, connectivity=26).max(initial=0) <= 1
 
 
 @for_all(reference=masks(), prediction=masks(), turn=turns(), spacing=SPACINGS)
@@ -256,3 +263,72 @@ def check_noise(file: Path, content: np.ndarray, header: list[tuple[int, int]]) 
         read_mask(file)
     except ValueError as error:
         assert str(file) in str(error)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_header_that_asks_for_gigabytes_gets_none(tmp_path, ending):
+    file = tmp_path / f"a{ending}"
+    sitk.WriteImage(sitk.Image([6, 5, 4], sitk.sitkUInt8), str(file))
+    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    content = re.sub(rb"(DimSize = |sizes: )6 5 4", rb"\g<1>2000 2000 2000", content)
+    if ".nii" in ending:
+        content = content[:42] + struct.pack("<3h", 2000, 2000, 2000) + content[48:]
+    file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
+    tracked = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=rf"cannot read .*a{re.escape(ending)}"):
+        read_volume(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < tracked + 1_000_000, "kB"
+
+
+def test_nothing_of_ours_runs_what_a_file_brings(tmp_path, bomb):
+    """Caches lie beside references and maps beside preprocessed data, which people download: a pickle is not read."""
+    mask = np.zeros((6, 7, 8), np.uint8)
+    mask[1:5, 2:5, 2:6] = 1
+    file = tmp_path / "tree.npz"
+    np.savez(file, fingerprint=np.array([bomb], object), shape=np.array([bomb], object))
+    assert stored_tree(file, mask, "x").num_branches == 1
+    preprocessed = tmp_path / "plans_3d"
+    preprocessed.mkdir()
+    (preprocessed / "a.npz").write_bytes(b"a label")
+    maps = MapStore(preprocessed, (1.0, 1.0, 1.0), (1,), "centerline")
+    regions = HardRegions(tmp_path, maps, "run")
+    np.savez(tmp_path / "a.npz", voxels=np.array([bomb], object), made_from=np.array([bomb], object))
+    assert regions.read("a") is None
+    maps.folder.mkdir()
+    (maps.folder / "a.b2nd").write_bytes(pickle.dumps(bomb))
+    assert maps.missing(["a"]) == ["a"]
+    (tmp_path / "a.json").write_bytes(pickle.dumps(bomb))
+    assert read_record(tmp_path / "a.json") == {}
+    assert not (tmp_path / "ran").exists()
+
+
+class Bomb:
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+@pytest.fixture
+def bomb(tmp_path) -> Bomb:
+    """An object that creates the file ``ran`` when it is unpickled."""
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "ran")))
+    (tmp_path / "ran").unlink()
+    return Bomb(tmp_path / "ran")
+
+
+def test_names_from_dicom_files_lead_nowhere(tmp_path, scans, write, write_dicom, convert_here):
+    hu, mask = scans[0]
+    inside = tmp_path / "a" / "b"
+    tags = {"PatientID": "../../../evil", "SeriesDescription": "../../evil", "StudyInstanceUID": "../evil"}
+    write_dicom(inside / "cts" / "case..", hu, uid="1.2../../../evil", **tags)
+    write(inside / "masks" / "case...nii.gz", mask)
+    before = {file for file in tmp_path.rglob("*") if file.is_file()}
+    folders = ("-i", inside / "cts", "-l", inside / "masks", "-o", inside / "out")
+    assert convert_here("folder", *folders, "-d", 510, workspace=inside)[0] == 0
+    written = {file for file in tmp_path.rglob("*") if file.is_file()} - before
+    assert written and all(file.is_relative_to(inside / "out") for file in written)
+    code, output = convert_here("folder", "-i", inside / "cts", "-d", 510, "-name", "../../x", workspace=inside)
+    assert code == 1 and "the name of a data set is of letters" in output
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == before | written
