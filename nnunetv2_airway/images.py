@@ -97,24 +97,24 @@ def _is_whole(file: Path) -> bool:
     try:
         if file.name.endswith(".nii.gz"):
             with gzip.open(file) as content:
-                return _length(content) >= _nifti_bytes(file)
+                wanted = _nifti_bytes(file, content.read(540))
+                return content.seek(0, os.SEEK_END) >= wanted
         if file.suffix == ".nii":
-            return file.stat().st_size >= _nifti_bytes(file)
+            with file.open("rb") as content:
+                return file.stat().st_size >= _nifti_bytes(file, content.read(540))
         return _has_its_voxels(file)
-    except (EOFError, zlib.error, gzip.BadGzipFile, nibabel.filebasedimages.ImageFileError):
+    except (EOFError, zlib.error, gzip.BadGzipFile):
         return False
-    except (FileNotFoundError, IsADirectoryError, nibabel.spatialimages.HeaderDataError, RuntimeError):
+    except (FileNotFoundError, IsADirectoryError, RuntimeError):
         return True
 
 
-def _length(content: IO[bytes]) -> int:
-    return sum(map(len, iter(partial(content.read, 2**24), b"")))
-
-
-def _nifti_bytes(file: Path) -> int:
-    with nibabel.imageglobals.LoggingOutputSuppressor():  # what it thinks of headers is ITK's affair
-        voxels = nibabel.load(file).dataobj
-    return voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
+def _nifti_bytes(file: Path, head: bytes) -> int:
+    second = 540 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
+    kind, size = (nibabel.Nifti2Header, 540) if second else (nibabel.Nifti1Header, 348)
+    if len(head) < size:
+        raise EOFError
+    return kind(head[:size], check=False).get_data_offset() + _voxel_bytes(file)
 
 
 def _has_its_voxels(file: Path) -> bool:
