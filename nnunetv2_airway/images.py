@@ -20,6 +20,8 @@ from nnunetv2_airway.files import atomic_path, last_line
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats of one file a volume."""
+ELSEWHERE = rb"^(data ?file:|encoding: *(?! |raw|gz)|BinaryData *= *False|ElementDataFile *= *(LIST|.*%))"
+"""In a header: the voxels are in other files, or in another form than bytes or packed bytes; ITK sees to these."""
 TOLERANCE = 0.1
 """How far apart the voxels of two images with one geometry may lie, in units of the shortest side of a voxel."""
 
@@ -120,9 +122,9 @@ def _nifti_bytes(file: Path, head: bytes) -> int:
 def _has_its_voxels(file: Path) -> bool:
     """Whether an NRRD or MetaImage file has all its voxels; if compressed, they also have to fit their checksum."""
     with file.open("rb") as content:
-        header = content.read(2**16)
-        end = re.search(rb"\r?\n\r?\n|^ElementDataFile *= *(.*?) *\r?\n", header, re.MULTILINE)
-        if not end or end[1] == b"LIST" or re.search(rb"^encoding: *(ascii|te?xt|hex)", header, re.MULTILINE):
+        head = content.read(2**16)
+        end = re.search(rb"\r?\n\r?\n|^ElementDataFile *= *(.*?) *\r?\n", head, re.MULTILINE)
+        if not end or re.search(ELSEWHERE, header := head[: end.end()], re.MULTILINE | re.IGNORECASE):
             return True
         content.seek(end.end())
         with content if end[1] in (None, b"LOCAL") else Path(file.parent, os.fsdecode(end[1])).open("rb") as voxels:

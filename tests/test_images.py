@@ -158,3 +158,20 @@ def test_another_size_is_refused():
         require_same_geometry(image(VOLUME[:-1]), image(VOLUME))
     with pytest.raises(ValueError, match="nan mm"):
         require_same_geometry(image(VOLUME, origin=(float("nan"), 0, 0)), image(VOLUME))
+
+
+def test_voxels_in_other_files_or_as_text_are_left_to_itk(tmp_path):
+    array = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "a.nhdr"))
+    (tmp_path / "a.nhdr").rename(tmp_path / "a.nrrd")
+    text = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 6 5 4\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nencoding: ascii\nspace origin: (0,0,0)\n\n"
+    )
+    (tmp_path / "b.nrrd").write_text(text + "\n".join(map(str, array.ravel())))
+    (tmp_path / "c.mha").write_text(
+        "ObjectType = Image\nNDims = 3\nBinaryData = False\nDimSize = 6 5 4\nElementType = MET_SHORT\n"
+        "ElementDataFile = LOCAL\n" + " ".join(map(str, array.ravel())) + "\n"
+    )
+    for name in ("a.nrrd", "b.nrrd", "c.mha"):
+        assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / name)), array), name
