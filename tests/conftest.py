@@ -1,16 +1,22 @@
 """Fixtures for all tests."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from multiprocessing import dummy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from nnunetv2_airway import parallel
@@ -69,6 +75,42 @@ def in_this_process(monkeypatch):
                 yield name, None, error
 
     monkeypatch.setattr(parallel, "_run", run)
+
+
+def work_in_one_process(patch: pytest.MonkeyPatch, workspace: Path) -> None:
+    """Set the variables of nnU-Net for its commands in this process, with threads for processes, and no pictures."""
+
+    def in_a_thread(*, target, args, daemon) -> dummy.DummyProcess:
+        return dummy.Process(target=target, args=args)
+
+    for name, value in variables_of(workspace).items():
+        patch.setenv(name, value)
+    patch.setenv("nnUNet_n_proc_DA", "0")
+    threads = SimpleNamespace(Pool=dummy.Pool, Manager=dummy.Manager, Process=in_a_thread)
+    patch.setattr(multiprocessing, "get_context", lambda method=None: threads)
+    patch.setattr(upstream, "default_num_processes", 1)
+    patch.setattr(LocalLogger, "plot_progress_png", lambda self, folder: Path(folder, "progress.png").touch())
+
+
+def run_entry_point(line: str, **variables: str) -> None:
+    program, *words = line.split()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", [program, *words])
+        entry_points(group="console_scripts")[program].load()()
+
+
+@pytest.fixture(scope="session")
+def in_one_process():
+    """The function after which nnU-Net's commands can be run in this process, which saves seconds for each."""
+    return work_in_one_process
+
+
+@pytest.fixture(scope="session")
+def entry_point():
+    """The function that runs a console command in this process."""
+    return run_entry_point
 
 
 @pytest.fixture

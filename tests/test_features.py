@@ -5,21 +5,15 @@ the long form takes WingsNet as well. ``tests/test_end_to_end.py`` drives a reci
 """
 
 import json
-import multiprocessing
 import shutil
-import sys
 import zipfile
-from importlib.metadata import entry_points
-from multiprocessing import dummy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
 from nnunetv2_airway.images import Grid
@@ -54,29 +48,18 @@ def trainer(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def root(workspace, tmp_path_factory, here, trainer) -> Path:
+def root(workspace, tmp_path_factory, here, in_one_process, trainer) -> Path:
     """The workspace with results of its own, and plans with a network of a few channels."""
     folder = tmp_path_factory.mktemp("features")
     (folder / "mine").mkdir()
     (folder / "mine" / "trainers.py").write_text(TRAINERS)
     shutil.copytree(workspace / "nnUNet_raw", folder / "nnUNet_raw")
     shutil.copytree(workspace / "nnUNet_preprocessed", folder / "nnUNet_preprocessed")
-    here.setenv("nnUNet_raw", str(folder / "nnUNet_raw"))
-    here.setenv("nnUNet_preprocessed", str(folder / "nnUNet_preprocessed"))
-    here.setenv("nnUNet_results", str(folder / "nnUNet_results"))
+    in_one_process(here, folder)
     here.setenv("nnUNet_extTrainer", str(folder / "mine"))
-    here.setenv("nnUNet_n_proc_DA", "0")
-    here.setattr(LocalLogger, "plot_progress_png", lambda self, folder: (Path(folder) / "progress.png").touch())
     here.setattr(monitored_trainer, "write_progress", lambda file, log, phases: None)
-    threads = SimpleNamespace(Pool=dummy.Pool, Manager=dummy.Manager, Process=in_a_thread)
-    here.setattr(multiprocessing, "get_context", lambda method=None: threads)
-    here.setattr(upstream, "default_num_processes", 1)
     narrow(folder / "nnUNet_preprocessed" / DATASET)
     return folder
-
-
-def in_a_thread(*, target, args, daemon) -> dummy.DummyProcess:
-    return dummy.Process(target=target, args=args)
 
 
 def narrow(preprocessed: Path) -> None:
@@ -87,15 +70,11 @@ def narrow(preprocessed: Path) -> None:
 
 
 @pytest.fixture
-def run(root, capsys):
-    """The function that runs a console command in this process; returns its output."""
-    commands = entry_points(group="console_scripts")
+def run(root, capsys, entry_point):
+    """The function that runs a console command; returns its output."""
 
-    def run(line: str, *paths: object) -> str:
-        program, *words = line.format(*paths).split()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [program, *words])
-            commands[program].load()()
+    def run(line: str, *paths: object, **variables: str) -> str:
+        entry_point(line.format(*paths), **variables)
         captured = capsys.readouterr()
         return captured.out + captured.err
 
@@ -209,7 +188,7 @@ def test_several_gpus_need_gpus(run, trainer):
         run(f"nnUNetv2_train 599 3d_fullres 0 -tr {trainer} -device cpu -num_gpus 2")
 
 
-def test_a_region_of_several_labels_beside_an_ignore_label(run, root, trainer, monkeypatch):
+def test_a_region_of_several_labels_beside_an_ignore_label(run, root, trainer):
     """Airways are the labels 1 and 3 together; what has label 4 is not annotated."""
     name = "Dataset598_Regions"
     raw = root / "nnUNet_raw" / name
@@ -223,9 +202,7 @@ def test_a_region_of_several_labels_beside_an_ignore_label(run, root, trainer, m
     dataset = json.loads((raw / "dataset.json").read_text())
     labels = {"background": 0, "airway": [1, 3], "ignore": 4}
     (raw / "dataset.json").write_text(json.dumps(dataset | {"labels": labels, "regions_class_order": [1]}))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
-    run("nnUNetv2_plan_and_preprocess -d 598 -c 3d_fullres -npfp 1 -np 1")
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    run("nnUNetv2_plan_and_preprocess -d 598 -c 3d_fullres -npfp 1 -np 1", nnUNet_n_proc_DA="1")
     preprocessed = root / "nnUNet_preprocessed" / name
     narrow(preprocessed)
     assert "Validation complete" in run(f"nnUNetv2_train 598 3d_fullres 0 -tr {trainer} -device cpu")

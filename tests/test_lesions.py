@@ -41,9 +41,10 @@ def write_case(folder: Path, seed: int) -> None:
         sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, command):
-    workspace = tmp_path_factory.mktemp("lesions")
+@pytest.fixture
+def workspace(tmp_path, in_one_process, entry_point, monkeypatch):
+    """A planned and preprocessed data set, with a network of a few channels, and a trainer of the user's."""
+    workspace = tmp_path
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "mine"):
         (workspace / name).mkdir()
     (workspace / "mine" / "trainers.py").write_text(USERS_TRAINER)
@@ -54,34 +55,29 @@ def run(tmp_path_factory, command):
                "numTraining": 5, "file_ending": ".nii.gz"}  # fmt: skip
     (raw / "dataset.json").write_text(json.dumps(dataset))
 
-    def run(line):
-        result = command(
-            *line.split(), workspace=workspace, nnUNet_extTrainer=str(workspace / "mine"), nnUNet_n_proc_DA="1"
-        )
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-        return result.stdout
-
-    run("nnUNetv2_plan_and_preprocess -d 598 -c 3d_fullres -npfp 2 -np 2")
+    in_one_process(monkeypatch, workspace)
+    monkeypatch.setenv("nnUNet_extTrainer", str(workspace / "mine"))
+    entry_point("nnUNetv2_plan_and_preprocess -d 598 -c 3d_fullres -npfp 1 -np 1", nnUNet_n_proc_DA="1")
     file = workspace / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
     plans = json.loads(file.read_text())
     options = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     options["features_per_stage"] = [4] * options["n_stages"]
     file.write_text(json.dumps(plans))
-    run.workspace = workspace
-    return run
+    return workspace
 
 
-def test_any_binary_data_set_trains_and_predicts(run):
-    log = run(f"nnUNetv2_train 598 3d_fullres 0 -tr {TRAINER} -device cpu")
+def test_any_binary_data_set_trains_and_predicts(workspace, entry_point, capsys):
+    entry_point(f"nnUNetv2_train 598 3d_fullres 0 -tr {TRAINER} -device cpu")
+    log = capsys.readouterr().out
     assert "Computing the component maps of 5 cases" in log and "airway maps" not in log
     assert "loss focal; weights inverse component size; patches as nnU-Net" in log
     assert "tree length" not in log and "Mean Validation Dice" in log
-    preprocessed = run.workspace / "nnUNet_preprocessed" / DATASET
+    preprocessed = workspace / "nnUNet_preprocessed" / DATASET
     assert len(list((preprocessed / "nnUNetPlans_3d_fullres_component_maps").glob("*.b2nd"))) == 5
     assert not (preprocessed / "nnUNetPlans_3d_fullres_airway_maps").exists()
-    images = run.workspace / "nnUNet_raw" / DATASET / "imagesTr"
-    out = run.workspace / "predictions"
-    run(f"nnUNetv2_predict -i {images} -o {out} -d 598 -c 3d_fullres -f 0 -tr {TRAINER} -device cpu --disable_tta "
-        "-npp 1 -nps 1")  # fmt: skip
+    images = workspace / "nnUNet_raw" / DATASET / "imagesTr"
+    out = workspace / "predictions"
+    options = f"-d 598 -c 3d_fullres -f 0 -tr {TRAINER} -device cpu --disable_tta -npp 1 -nps 1"
+    entry_point(f"nnUNetv2_predict -i {images} -o {out} {options}")
     prediction = sitk.ReadImage(str(out / "case0.nii.gz"))
     assert prediction.GetSize() == SHAPE[::-1] and prediction.GetSpacing() == pytest.approx(SPACING)

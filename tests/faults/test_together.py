@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+JOBS = ["conversion", "evaluation", *(pytest.param(job, marks=pytest.mark.long) for job in ("maps", "post-processing"))]
+
 
 def at_once(site, job: str, number: int = 2) -> list[str]:
     processes = [site.start(job) for _ in range(number)]
@@ -19,7 +21,7 @@ def at_once(site, job: str, number: int = 2) -> list[str]:
     return [out + err for out, err in outputs]
 
 
-@pytest.mark.parametrize("job", ["conversion", "maps", "post-processing", "evaluation"])
+@pytest.mark.parametrize("job", JOBS)
 def test_the_same_work_twice_at_once_gives_what_one_run_gives(site, job):
     assert site.run(job).returncode == 0
     expected = site.results()

@@ -4,6 +4,8 @@ import SimpleITK as sitk
 
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree, postprocess_folder
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 def drawn(dtype=np.uint8, value=1) -> np.ndarray:
     """A hollow block of 5 x 6 x 7 with one enclosed hole, a tunnel that leads outside, and an island."""

@@ -9,6 +9,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2_airway.phantom.dataset import write_dataset
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 OPTIONS = PhantomOptions(shape=(40, 56, 48), spacing=(2.0, 1.0, 1.2), seed=7)
 FILES = {
     "imagesTr/phantom_000_0000.nii.gz",
