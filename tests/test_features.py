@@ -1,7 +1,7 @@
 """What nnU-Net offers, with our trainers: every command of the README's table, once.
 
-The commands run in this process and in threads instead of processes of their own, each of which takes seconds to start;
-the long form takes WingsNet as well. ``tests/test_end_to_end.py`` drives a recipe through real processes.
+The commands run in this process and in threads instead of processes of their own, each of which takes seconds to start,
+and with nnU-Net's network of a few channels. ``tests/test_end_to_end.py`` drives WingsNet through real processes.
 """
 
 import json
@@ -24,14 +24,11 @@ DATASET = "Dataset599_AirwayPhantom"
 SPACING = (2.0, 1.0, 1.2)
 TRAINERS = """
 from dataclasses import replace
-from nnunetv2_airway.nnunet_ext import airway_trainers
+from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerLIB
 
-for name in ("LIB", "WingsLIB"):
-    shipped = getattr(airway_trainers, f"nnUNetTrainer{name}")
-    phases = tuple(replace(row, epochs=1) for row in shipped.phases[:2])
-    own = dict(plans_patch_size=(24, 32, 32), plans_batch_size=2, patches_per_case=1, mining_step_size=1.0)
-    short = type(f"nnUNetTrainer{name}_features", (shipped,), dict(own, phases=phases))
-    globals()[short.__name__] = short
+class nnUNetTrainerLIB_features(nnUNetTrainerLIB):
+    plans_patch_size, plans_batch_size, patches_per_case, mining_step_size = (24, 32, 32), 2, 1, 1.0
+    phases = tuple(replace(row, epochs=1) for row in nnUNetTrainerLIB.phases[:2])
 """
 
 
@@ -42,9 +39,9 @@ def here():
         yield patch
 
 
-@pytest.fixture(scope="module", params=["LIB", pytest.param("WingsLIB", marks=pytest.mark.long)])
-def trainer(request) -> str:
-    return f"nnUNetTrainer{request.param}_features"
+@pytest.fixture(scope="module")
+def trainer() -> str:
+    return "nnUNetTrainerLIB_features"
 
 
 @pytest.fixture(scope="module")
