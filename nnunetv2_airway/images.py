@@ -1,27 +1,18 @@
 """Volumes and masks on disk, and whether two of them share one geometry."""
 
-import gzip
-import math
-import os
-import re
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import IO
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.files import atomic_path, last_line
+from nnunetv2_airway.files import atomic_path, main_line
+from nnunetv2_airway.whole_images import is_whole
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats of one file a volume."""
-ELSEWHERE = rb"^(data ?file:|encoding: *(?! |raw|gz)|BinaryData *= *False|ElementDataFile *= *(LIST|.*%))"
-"""In a header: the voxels are in other files, or in another form than bytes or packed bytes; ITK sees to these."""
 TOLERANCE = 0.1
 """How far apart the voxels of two images with one geometry may lie, in units of the shortest side of a voxel."""
 
@@ -76,77 +67,20 @@ def read_volume(file: Path) -> sitk.Image:
     Raises:
         ValueError: it cannot be read, or is something else; the file is named.
     """
-    if not _is_whole(file):  # first: ITK takes memory for whatever a damaged header asks for
+    if file.name.endswith(".nii.gz") and (other := file.with_suffix("")).is_file():
+        raise ValueError(f"cannot read {file}: ITK would take the voxels of {other}; move one of them away")
+    if not is_whole(file):  # first: ITK takes memory for whatever a damaged header asks for
         raise ValueError(f"cannot read {file}: it ends early or is damaged; copy or make it again")
     try:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
-        raise ValueError(f"cannot read {file}: {last_line(error)}") from error
+        raise ValueError(f"cannot read {file}: {main_line(error)}") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(
             f"{file} must be one 3-D volume, got {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} values a voxel"
         )
     return image
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a file has all its bytes, and those of a compressed one are as they were written.
-
-    Of a NIfTI file that was copied in part, and of damaged compressed voxels, ITK makes zeros without an error. A file
-    that is not there or has another header than its name says is left to ITK, which says so.
-    """
-    try:
-        if file.name.endswith(".nii.gz"):
-            with gzip.open(file) as content:
-                wanted = _nifti_bytes(file, content.read(540))
-                return content.seek(0, os.SEEK_END) >= wanted
-        if file.suffix == ".nii":
-            with file.open("rb") as content:
-                return file.stat().st_size >= _nifti_bytes(file, content.read(540))
-        return _has_its_voxels(file)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        return False
-    except (FileNotFoundError, IsADirectoryError, RuntimeError):
-        return True
-
-
-def _nifti_bytes(file: Path, head: bytes) -> int:
-    second = 540 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
-    kind, size = (nibabel.Nifti2Header, 540) if second else (nibabel.Nifti1Header, 348)
-    if len(head) < size:
-        raise EOFError
-    return kind(head[:size], check=False).get_data_offset() + _voxel_bytes(file)
-
-
-def _has_its_voxels(file: Path) -> bool:
-    """Whether an NRRD or MetaImage file has all its voxels; if compressed, they also have to fit their checksum."""
-    with file.open("rb") as content:
-        head = content.read(2**16)
-        end = re.search(rb"\r?\n\r?\n|^ElementDataFile *= *(.*?) *\r?\n", head, re.MULTILINE)
-        if not end or re.search(ELSEWHERE, header := head[: end.end()], re.MULTILINE | re.IGNORECASE):
-            return True
-        content.seek(end.end())
-        with content if end[1] in (None, b"LOCAL") else Path(file.parent, os.fsdecode(end[1])).open("rb") as voxels:
-            if re.search(rb"^(encoding: *gz|CompressedData *= *True)", header, re.MULTILINE | re.IGNORECASE):
-                there = _unpacked_length(voxels)
-            else:
-                there = os.fstat(voxels.fileno()).st_size - voxels.tell()
-    return there >= _voxel_bytes(file)
-
-
-def _unpacked_length(content: IO[bytes]) -> int:
-    unpacked = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # of zlib or gzip
-    length = sum(len(unpacked.decompress(part)) for part in iter(partial(content.read, 2**22), b""))
-    return length if unpacked.eof else -1
-
-
-def _voxel_bytes(file: Path) -> int:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
-    one = sitk.Image([1] * reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
-    return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * one.GetSizeOfPixelComponent()
 
 
 def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
@@ -209,7 +143,7 @@ def write_image(image: sitk.Image, target: Path) -> None:
     """
     with atomic_path(target) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
-        if not _is_whole(temporary):  # ITK does not notice where the disk is full
+        if not is_whole(temporary):  # ITK does not notice where the disk is full
             raise OSError("it was not written to its end")
 
 

@@ -111,6 +111,41 @@ def test_a_file_that_was_copied_in_part_is_refused(tmp_path, ending, compressed)
             read_mask(file)
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("dtype", "slope", "intercept"), [("<i2", 0.5, 0), ("<i2", 1, -1024), ("u1", 2, -100)])
+def test_stored_values_may_be_of_another_type_than_the_values_they_are_scaled_to(
+    tmp_path, ending, packed, dtype, slope, intercept
+):
+    file, array = tmp_path / f"a{ending}", np.random.default_rng(0).integers(0, 99, (9, 10, 11)).astype(dtype)
+    sitk.WriteImage(image(array), str(tmp_path / "b.nii"))
+    content = bytearray((tmp_path / "b.nii").read_bytes())
+    content[112:120] = np.array([slope, intercept], "<f4").tobytes()  # scl_slope, scl_inter
+    if packed and ending == ".nii":
+        file.write_bytes(gzip.compress(content))
+        with pytest.raises(ValueError, match=r"cannot read .*a\.nii"):  # ITK does not unpack it
+            read_volume(file)
+        return
+    write = gzip.compress if packed else bytes
+    half = len(content) // 2
+    for whole in (write(content), write(content[:half]) + write(content[half:]), write(content) + b"more"):
+        file.write_bytes(whole)
+        assert np.array_equal(sitk.GetArrayFromImage(read_volume(file)), array * float(slope) + intercept)
+    for part in (write(content)[:-40], write(content[:-1])):
+        file.write_bytes(part)
+        with pytest.raises(ValueError, match=r"cannot read .*a\.nii.*ends early"):
+            read_volume(file)
+
+
+def test_itk_would_take_the_voxels_of_an_unpacked_file_beside(tmp_path):
+    sitk.WriteImage(image(VOLUME), str(tmp_path / "a.nii.gz"))
+    read_volume(tmp_path / "a.nii.gz")
+    sitk.WriteImage(image(VOLUME + 1), str(tmp_path / "a.nii"))
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz"))).any(), "ITK's trap; mended there?"
+    with pytest.raises(ValueError, match=r"cannot read .*a\.nii\.gz.*voxels of .*a\.nii; move one"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
 def test_values_besides_0_are_found_without_sorting_them_all():
     rng = np.random.default_rng(0)
     assert foreground_values(np.zeros((3, 4))).tolist() == []
