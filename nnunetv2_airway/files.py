@@ -15,6 +15,8 @@ from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+
 try:
     import fcntl
 except ImportError:  # Windows: nothing is locked there
@@ -26,6 +28,9 @@ CHECKSUM = "checksum"
 """Key in records."""
 FULL = 2**20
 """Bytes left on a disk that is as good as full."""
+HOST = socket.gethostname()
+ABANDONED = 86400
+"""Age in seconds at which nobody writes a temporary file any more, on whatever machine."""
 
 
 class CannotWriteError(OSError):
@@ -48,7 +53,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         with _temporary_folder(target) as folder:
             temporary = folder / target.name
             yield temporary
-            with temporary.open("rb") as written:
+            with temporary.open("rb+") as written:  # Windows wants it writable
                 os.fsync(written.fileno())  # the content before the name, also where the power fails
             os.replace(temporary, target)  # noqa: PTH105, the atomic one by name
     except (OSError, RuntimeError) as error:  # torch, blosc2 and ITK raise the latter
@@ -61,25 +66,33 @@ def _cause(error: Exception, folder: Path) -> str:
     with suppress(OSError):
         if not isinstance(error, PermissionError) and shutil.disk_usage(folder).free < FULL:
             return "the disk is full"
-    return (isinstance(error, OSError) and error.strerror) or last_line(error)
+    return (isinstance(error, OSError) and error.strerror) or main_line(error)
 
 
 @contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """Make a hidden folder for one write of a file, and remove those of this machine's processes that are gone."""
-    name = blake2b(f"{socket.gethostname()} {target.name}".encode(), digest_size=8).hexdigest()
-    for leftover in target.parent.glob(f".partial-{name}-*"):
-        with suppress(OSError), lock(leftover / LOCK) as held:
-            if held:
-                shutil.rmtree(leftover, ignore_errors=True)
+    """Make a hidden folder for one write of a file, and remove those of processes that are gone."""
+    of_file, of_host = (blake2b(text.encode(), digest_size=4).hexdigest() for text in (target.name, HOST))
+    for leftover in target.parent.glob(f".partial-{of_file}-*"):
+        with suppress(OSError):
+            # between machines there may be no locks
+            if leftover.name.startswith(f".partial-{of_file}-{of_host}-") or _age(leftover) > ABANDONED:
+                with lock(leftover / LOCK) as held:
+                    if held:
+                        shutil.rmtree(leftover, ignore_errors=True)
+                leftover.rmdir()  # NFS keeps the lock's file as long as it is open
     with ExitStack() as stack:
         while True:
-            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".partial-{name}-"))
+            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".partial-{of_file}-{of_host}-"))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             with suppress(BlockingIOError, FileNotFoundError):  # another process has just taken it for a leftover
                 stack.enter_context(lock(folder / LOCK))
                 break
         yield folder
+
+
+def _age(folder: Path) -> float:
+    return time.time() - max(entry.stat().st_mtime for entry in (folder, *folder.iterdir()))
 
 
 @contextmanager
@@ -90,9 +103,9 @@ def lock(file: Path) -> Iterator[bool]:
         Whether it is locked; False where the system has no locks.
 
     Raises:
-        BlockingIOError: another process has locked it.
+        BlockingIOError: another process has locked it; the file says which.
     """
-    with file.open("ab") as stream:
+    with file.open("ab", buffering=0) as stream:
         try:
             # a record lock: it works between machines on NFS, and forked worker processes do not inherit it
             fcntl and fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,6 +116,10 @@ def lock(file: Path) -> Iterator[bool]:
             held = False
         if held and not os.fstat(stream.fileno()).st_nlink:
             raise BlockingIOError(errno.EAGAIN, "removed by the process that had locked it", str(file))
+        if held:
+            with suppress(OSError):  # a full disk can be locked, too
+                stream.truncate(0)
+                stream.write(f"process {os.getpid()} on {HOST}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
         try:
             yield held
         finally:
@@ -116,25 +133,38 @@ def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
     Args:
         folder: has to be there.
-        wait: for the other process; says so.
+        wait: for the other process; says so, and again every ten minutes.
 
     Raises:
         RuntimeError: another process works there, and this one is not to wait.
+        CannotWriteError: the folder cannot be written to, or another user has locked it.
     """
+    file = folder / LOCK
     with ExitStack() as stack:
         for attempt in count():
             try:
-                stack.enter_context(lock(folder / LOCK))
+                stack.enter_context(lock(file))
                 break
             except BlockingIOError:
+                other = f"another process works in {folder} ({_content(file)})"
                 if not wait:
                     raise RuntimeError(
-                        f"another process works in {folder}: wait until it has ended, or stop it first"
+                        f"{other}: wait until it has ended, or stop it first; if there is no such process, "
+                        f"delete {file}"
                     ) from None
-                if not attempt:
-                    print(f"another process works in {folder}; waiting until it has ended", flush=True)
+                if attempt % 600 == 0:
+                    print(f"{other}; waiting until it has ended", flush=True)
                 time.sleep(1)
+            except OSError as error:
+                theirs = f"; locked there: {_content(file)}" if file.exists() else ""
+                raise CannotWriteError(f"cannot write {file}: {_cause(error, folder)}{theirs}") from error
         yield
+
+
+def _content(file: Path) -> str:
+    with suppress(OSError):
+        return file.read_text(encoding="utf-8", errors="replace") or "it cannot say more, its disk is full"
+    return "it has just ended"
 
 
 def write_text(target: Path, text: str) -> None:
@@ -163,6 +193,15 @@ def read_record(file: Path) -> dict:
     return record if checksum in (None, _checksum(record)) else {}
 
 
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Read an NPZ file; empty where there is nothing, or where it is damaged: what is read then may be anything."""
+    try:
+        with np.load(file) as content:
+            return dict(content)
+    except Exception:
+        return {}
+
+
 def _checksum(record: dict) -> str:
     return blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -187,6 +226,7 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
 
 
-def last_line(error: Exception) -> str:
-    """Return what an error says at its end: ITK puts the cause there, after its own file names."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+def main_line(error: Exception) -> str:
+    """Return the line of an error that says the cause: ITK puts it at the end, after its own file names."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if "itk::" in str(error) else 0]

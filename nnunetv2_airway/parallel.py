@@ -27,27 +27,32 @@ def finished_cases(
 
     Yields:
         Name, result, and error or None. An error does not stop the other cases, unless the caller ends the loop. Where
-        a process is killed, the cases that were under way run once more, one by one.
+        a process is killed, no other of its pool goes on: the cases that have not finished run once more, half as many
+        at once, and where that happens again, one by one.
 
     Raises:
         CannotWriteError: a case could not be written; those that have not begun are given up.
     """
     with progress_bar(description=description, unit="case", total=len(cases), show=show) as bar:
-        lost = []
-        for name, result, error in _run(function, cases, processes):
-            if isinstance(error, CannotWriteError):
-                raise error
-            if isinstance(error, BrokenProcessPool):
-                lost.append(name)
-            else:
-                bar.update()
-                yield name, result, error
-        for name in lost:
+        left = cases
+        for workers in (processes, max(1, processes // 2)):
+            lost = {}
+            for name, result, error in _run(function, left, workers):
+                if isinstance(error, CannotWriteError):
+                    raise error
+                if isinstance(error, BrokenProcessPool):
+                    lost[name] = cases[name]
+                else:
+                    bar.update()
+                    yield name, result, error
+            left = lost
+        for name in left:
             for _, result, error in _run(function, {name: cases[name]}, 1):
                 if isinstance(error, BrokenProcessPool):
                     error = RuntimeError(
-                        "its process was killed, most likely for lack of memory; finished cases are kept. It needs "
-                        "more memory, or fewer run beside it (-np; in training export nnUNet_def_n_proc=2)"
+                        "its process ended without an answer: killed, most likely for lack of memory, or not able to "
+                        "start, see above; finished cases are kept. It needs more memory, or fewer run beside it (-np; "
+                        "in training export nnUNet_def_n_proc=2)"
                     )
                 bar.update()
                 yield name, result, error

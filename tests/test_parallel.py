@@ -2,6 +2,8 @@
 
 import pytest
 
+from nnunetv2_airway import parallel
+from nnunetv2_airway.files import CannotWriteError
 from nnunetv2_airway.parallel import finished_cases
 
 KILL_ITSELF = "__import__('os').kill(__import__('os').getpid(), 9)"
@@ -26,6 +28,21 @@ def test_the_case_whose_process_is_killed_is_named_and_the_others_are_done(proce
     assert {name: result for name, (result, error) in outcomes.items() if error is None} == {"1": 1, "2": 2, "3": 3}
     error = outcomes["0"][1]
     assert isinstance(error, RuntimeError) and "lack of memory" in str(error) and "-np" in str(error)
+
+
+def test_after_a_kill_half_as_many_run_at_once_before_any_runs_alone(monkeypatch):
+    pools = []
+    stock = parallel.ProcessPoolExecutor
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", lambda n, **options: pools.append(n) or stock(n, **options))
+    outcomes = run({**dict.fromkeys("123", "__import__('time').sleep(0.5) or 1"), "0": KILL_ITSELF}, 4)
+    assert {name for name, (_, error) in outcomes.items() if error} == {"0"}
+    assert pools[:2] == [4, 2] and set(pools[2:]) == {1} and len(pools) <= 6
+
+
+def test_one_that_cannot_be_written_ends_the_work():
+    cannot = "__import__('nnunetv2_airway.files', fromlist=['']).write_text(__import__('pathlib').Path('/no/a'), '')"
+    with pytest.raises(CannotWriteError, match="cannot write /no/a"):
+        run({"0": cannot, "1": "1"}, 1)
 
 
 def test_no_cases():

@@ -12,7 +12,7 @@ import pydicom
 from pydicom.misc import is_dicom
 
 from nnunetv2_airway.conversion.layout import walk
-from nnunetv2_airway.files import last_line
+from nnunetv2_airway.files import main_line
 
 SHORTEST = 11
 """Slices of the shortest series that can be a chest CT; LIDC-IDRI's radiographs have fewer."""
@@ -175,7 +175,7 @@ def _header(file: Path) -> Slice:
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
         except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
-            raise ValueError(f"cannot read the DICOM header of {file}: {last_line(error)}") from error
+            raise ValueError(f"cannot read the DICOM header of {file}: {main_line(error)}") from error
     if "SeriesInstanceUID" not in header:
         raise ValueError(f"{file} has no SeriesInstanceUID, it may be damaged: copy it again or take it away")
     return Slice(file, header)

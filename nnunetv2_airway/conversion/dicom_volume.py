@@ -7,7 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.conversion.dicom import SHORTEST, Series, Slice
-from nnunetv2_airway.files import last_line
+from nnunetv2_airway.files import main_line
 from nnunetv2_airway.images import Grid
 
 ROUNDING = 0.1
@@ -47,7 +47,7 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
             image = reader.Execute()
         except RuntimeError as error:
             raise ValueError(
-                f"cannot read {header.file}, it may be damaged, copy it again: {last_line(error)}"
+                f"cannot read {header.file}, it may be damaged, copy it again: {main_line(error)}"
             ) from error
         plane[...] = sitk.GetArrayViewFromImage(image).reshape(plane.shape)
     between_rows, between_columns = map(float, first.PixelSpacing)

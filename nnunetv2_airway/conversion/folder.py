@@ -183,7 +183,8 @@ def _clear(destination: Destination) -> None:
         (destination.folder / name).unlink(missing_ok=True)
     # the records last: they say that the folder is ours
     for name in (RECORDS,) if destination.only_images else ("imagesTr", "labelsTr", "imagesTs", RECORDS):
-        shutil.rmtree(destination.folder / name, ignore_errors=True)
+        if (folder := destination.folder / name).is_dir():
+            shutil.rmtree(folder)
 
 
 def _require_same_sources(cases: Sequence[Case], destination: Destination) -> None:

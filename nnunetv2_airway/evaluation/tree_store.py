@@ -11,7 +11,7 @@ import skimage
 
 from nnunetv2_airway import __version__
 from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
-from nnunetv2_airway.files import atomic_path
+from nnunetv2_airway.files import atomic_path, read_arrays
 
 FORMAT = f"1 {__version__} {skimage.__version__}"
 """Another one has every tree parsed again; scikit-image does the thinning."""
@@ -36,13 +36,9 @@ def stored_tree(file: Path, mask: np.ndarray, fingerprint: str) -> AirwayTree:
 
 
 def _read(file: Path, fingerprint: str) -> AirwayTree | None:
-    if not file.exists():
+    content = read_arrays(file)
+    names = [field.name for field in fields(AirwayTree)]
+    if str(content.get("fingerprint")) != fingerprint or not content.keys() >= set(names):
         return None
-    try:
-        with np.load(file) as content:
-            if str(content["fingerprint"]) != fingerprint:
-                return None
-            arrays = {field.name: content[field.name] for field in fields(AirwayTree)}
-    except Exception:  # not whole, or not ours: what is read from it may be anything
-        return None
+    arrays = {name: content[name] for name in names}
     return AirwayTree(**{**arrays, "shape": tuple(arrays["shape"].tolist())})

@@ -11,11 +11,32 @@ from nnunetv2_airway.schedule import Sampling
 
 
 @dataclass(frozen=True)
-class WithMaps:
-    """An image (C, Z, Y, X) of a case with maps (Z, Y, X) as further channels; read from disk when sliced."""
+class Stored:
+    """A preprocessed CT or label of a case, (C, Z, Y, X), read from disk when sliced."""
 
     case: str
-    image: np.ndarray
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, Z, Y, X)."""
+        return self.array.shape
+
+    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+        try:
+            return self.array[box]
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"the preprocessed CT or label of case {self.case} is damaged: delete this case's preprocessed files, "
+                f"run nnUNetv2_preprocess again, and go on with --c"
+            ) from error
+
+
+@dataclass(frozen=True)
+class WithMaps:
+    """An image (C, Z, Y, X) with maps (Z, Y, X) as further channels; read from disk when sliced."""
+
+    image: Stored
     maps: Sequence[np.ndarray]
 
     @property
@@ -27,13 +48,7 @@ class WithMaps:
         channels, *place = box
         if channels != slice(None):
             raise IndexError(f"only whole channels can be read, got {channels}")
-        try:
-            image = self.image[box]
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"the preprocessed CT of case {self.case} is damaged: delete this case's preprocessed files, run "
-                f"nnUNetv2_preprocess again, and go on with --c"
-            ) from error
+        image = self.image[box]
         return np.concatenate((image, *(values[tuple(place)][None].astype(image.dtype) for values in self.maps)))
 
 
@@ -58,7 +73,7 @@ class MappedDataset:
         """The cases."""
         return self.dataset.identifiers
 
-    def load_case(self, identifier: str) -> tuple[WithMaps, np.ndarray, np.ndarray | None, dict]:
+    def load_case(self, identifier: str) -> tuple[WithMaps, Stored, np.ndarray | None, dict]:
         """Load a case as nnU-Net does; with a sampling, ``class_locations`` holds voxels by kind of patch as well."""
         image, label, previous, properties = self.dataset.load_case(identifier)
         maps = [store.read(identifier) for store in self.maps.values()]
@@ -67,4 +82,5 @@ class MappedDataset:
             for case_map in maps:
                 points.update(case_map.points)
             properties = {**properties, "class_locations": {**properties["class_locations"], **points}}
-        return WithMaps(identifier, image, [case_map.values for case_map in maps]), label, previous, properties
+        image = WithMaps(Stored(identifier, image), [case_map.values for case_map in maps])
+        return image, Stored(identifier, label), previous, properties

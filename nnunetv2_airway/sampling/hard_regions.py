@@ -7,12 +7,11 @@ trained with Dice. Here a miss is p < 0.5 in the sliding-window prediction of th
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from nnunetv2_airway.files import atomic_path
+from nnunetv2_airway.files import atomic_path, read_arrays
 from nnunetv2_airway.losses.functional import foreground_logit
 from nnunetv2_airway.maps.store import MapStore
 from nnunetv2_airway.progress import progress_bar
@@ -60,13 +59,8 @@ class HardRegions:
 
     def read(self, case: str) -> np.ndarray | None:
         """Return the mined voxels of a case (N, 3), None where they have not been mined in this training."""
-        try:
-            with np.load(self._file(case)) as file:
-                return file["voxels"] if str(file["made_from"]) == self._made_from(case) else None
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not whole, or not ours
-            return None
+        content = read_arrays(self._file(case))
+        return content.get("voxels") if str(content.get("made_from")) == self._made_from(case) else None
 
     def missing(self, cases: Iterable[str]) -> list[str]:
         """List the cases that have not been mined in this training."""

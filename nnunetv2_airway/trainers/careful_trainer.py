@@ -30,26 +30,28 @@ class CarefulTrainer(nnUNetTrainer):
 
     def on_train_start(self):
         """Start as nnU-Net does; the checkpoints of an earlier training are kept, and JSON files are never half."""
-        if self.local_rank == 0 and not (self.loaded_checkpoint or self.disable_checkpointing):
-            self._keep_earlier_checkpoints()
         with replaced(upstream, "save_json", _save_json):
             super().on_train_start()
+        if self.local_rank == 0 and not (self.loaded_checkpoint or self.disable_checkpointing):
+            self._keep_earlier_checkpoints()
 
     def _keep_earlier_checkpoints(self) -> None:
         """Move them away: ``--c`` would take an earlier ``checkpoint_final.pth`` for the end of this training."""
         folder = Path(self.output_folder)
-        earlier = sorted(folder.glob(CHECKPOINTS))
-        if not earlier:
-            return
         number = 1
         while (kept := folder / f"earlier_training_{number}").exists():
             number += 1
-        kept.mkdir()
-        for file in earlier:
-            file.rename(kept / file.name)
+        if earlier := sorted(folder.glob(CHECKPOINTS)):
+            kept.mkdir()
+            for file in earlier:
+                file.rename(kept / file.name)
+        elif number > 1:
+            kept = folder / f"earlier_training_{number - 1}"
+        else:
+            return
         self.print_to_log_file(
-            f"This training starts from the beginning. The checkpoints of the one before are now in {kept}; to go on "
-            f"with it, move them back to {folder} and train with --c"
+            f"This training starts from the beginning. The checkpoints of the one before are in {kept}; to go on with "
+            f"it, move them back to {folder} and train with --c"
         )
 
     def get_tr_and_val_datasets(self):
@@ -114,6 +116,7 @@ class CarefulTrainer(nnUNetTrainer):
         """
         if not isinstance(filename_or_checkpoint, str):
             super().load_checkpoint(filename_or_checkpoint)
+            self.loaded_checkpoint = True
             return
         file = Path(filename_or_checkpoint)
         try:
@@ -126,7 +129,8 @@ class CarefulTrainer(nnUNetTrainer):
         if damaged:
             others = sorted(other.name for other in file.parent.glob(CHECKPOINTS) if other != file)
             raise RuntimeError(
-                f"the checkpoint {file} is damaged ({damaged}). Move it away; "
+                f"the checkpoint {file} is damaged, or not written as torch.save does by default ({damaged}). Move it "
+                "away; "
                 + (f"--c then goes on with one of {', '.join(others)}" if others else "there is no other beside it")
             )
         super().load_checkpoint(filename_or_checkpoint)

@@ -97,3 +97,17 @@ def test_an_interruption_while_writing_leaves_no_half_file(tmp_path, monkeypatch
     ):
         mine(store, ["a"])
     assert list(tmp_path.iterdir()) == [] and store.missing(["a"]) == ["a"]
+
+
+def test_what_is_damaged_is_mined_again(tmp_path):
+    store = HardRegions(tmp_path, Maps(), "run")
+    mine(store, ["a"])
+    (file,) = tmp_path.iterdir()
+    content, expected = file.read_bytes(), store.read("a")
+    assert len(expected)
+    for place in range(len(content)):
+        for damaged in (content[:place], content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]):
+            file.write_bytes(damaged)
+            found = store.read("a")
+            assert found is None or np.array_equal(found, expected)
+            assert (found is None) == (store.missing(["a"]) == ["a"])

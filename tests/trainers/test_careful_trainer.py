@@ -1,6 +1,7 @@
 """What must not happen to a training: lost checkpoints, half files, two processes in one folder, damaged inputs."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -54,9 +55,11 @@ def test_a_training_that_starts_anew_keeps_the_checkpoints_of_the_one_before(sta
     kept = folder / "earlier_training_1"
     assert checkpoints(kept) == ["checkpoint_best.pth", "checkpoint_final.pth"]
     assert (kept / "checkpoint_final.pth").read_bytes() == final
-    assert f"are now in {kept}" in Path(trainer.log_file).read_text()
+    assert f"are in {kept}; to go on" in Path(trainer.log_file).read_text()
     # a run that is killed now goes on from its beginning, not from the earlier one's end
-    assert start(continued=True).loaded_checkpoint is False
+    again = start(continued=True)
+    assert again.loaded_checkpoint is False
+    assert f"are in {kept}; to go on" in Path(again.log_file).read_text()
     assert not (folder / "earlier_training_2").exists()
     # one that is continued moves nothing, and one that writes none leaves all where it is
     start(continued=True)
@@ -68,6 +71,16 @@ def test_a_training_that_starts_anew_keeps_the_checkpoints_of_the_one_before(sta
     again = make(Short, tiny)
     again.on_train_start()
     assert checkpoints(folder / "earlier_training_2") == ["checkpoint_best.pth", "checkpoint_final.pth"]
+
+
+def test_a_training_that_cannot_start_leaves_the_checkpoints_of_the_one_before_where_they_are(start, make, tiny):
+    folder = Path(start().output_folder)
+    trainer = make(Short, tiny)
+    trainer.preprocessed_dataset_folder = "/no/such/folder"
+    with pytest.raises(OSError, match="no/such/folder"):
+        trainer.run_training()
+    assert checkpoints(folder) == ["checkpoint_best.pth", "checkpoint_final.pth"]
+    assert not (folder / "earlier_training_1").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "one byte"])
@@ -98,9 +111,19 @@ def test_two_processes_do_not_train_in_one_folder(start, make, tiny):
             start()
         assert checkpoints(trainer.output_folder) == []
         other.kill()
-    start()
-    assert checkpoints(trainer.output_folder) == ["checkpoint_best.pth", "checkpoint_final.pth"]
-    assert not list(Path(trainer.output_folder).glob(".*"))
+    answers = []
+
+    class Asking(Short):
+        def on_epoch_start(self):
+            super().on_epoch_start()
+            answers.append(subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False))
+
+    asking = make(Asking, tiny)
+    line[2:] = [script.replace("sys.argv[1])", "sys.argv[1]), wait=False"), asking.output_folder]
+    asking.run_training()
+    assert ["another process works in" in answer.stderr for answer in answers] == [True, True]
+    assert checkpoints(asking.output_folder) == ["checkpoint_best.pth", "checkpoint_final.pth"]
+    assert not list(Path(asking.output_folder).glob(".*"))
 
 
 @pytest.mark.parametrize("name", ["phantom_001.b2nd", "phantom_001_seg.b2nd", "phantom_001.pkl"])
@@ -125,6 +148,9 @@ def test_what_folds_share_is_never_half_written(make, tiny, workspace, monkeypat
     before = splits.read_text() if splits.exists() else None
     splits.unlink(missing_ok=True)
     stock = upstream.save_json
+    named = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: named.append(Path(new).name) or replace(old, new))
     trainer = make(Short, tiny)
     trainer.initialize()
 
@@ -134,6 +160,7 @@ def test_what_folds_share_is_never_half_written(make, tiny, workspace, monkeypat
     monkeypatch.setattr(upstream, "save_json", never)
     trainer.on_train_start()
     assert upstream.save_json is never and stock is not never
+    assert {"splits_final.json", "plans.json", "dataset.json"} <= set(named)
     assert len(json.loads(splits.read_text())) == 5
     assert before is None or json.loads(splits.read_text()) == json.loads(before)
     plans = json.loads((Path(trainer.output_folder_base) / "plans.json").read_text())
