@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_wingsnet import PlainWingsNet
 
 from nnunetv2_airway.architectures.wingsnet import BLOCKS, PARTITIONS, ConvBlock, WingsNet
 
@@ -50,35 +51,14 @@ def test_weights_that_do_not_fit_are_listed():
     assert "ec1.conv1.weight has shape (8, 1, 3, 3, 3), needed (8, 2, 3, 3, 3)" in message
 
 
-def plain_forward(network: WingsNet, x: torch.Tensor) -> list[torch.Tensor]:
-    """Zheng section III-B to the letter: gates one after the other, every block up-sampled, then concatenated."""
-    size, pyramid, skips, level = x.shape[2:], [], {}, 0
-    for row in BLOCKS:
-        block = getattr(network, row.name)
-        if row.level > level:
-            skips[level], x = x, F.max_pool3d(x, 2)
-        if row.level < level:
-            x = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)
-            x = torch.cat((x, skips[row.level]), 1)
-        level = row.level
-        x = F.leaky_relu(F.instance_norm(block.conv1(x)))
-        x = x * torch.sigmoid(block.conv_se(x))
-        if row.gates == 2:
-            x = x * torch.sigmoid(block.conv_se2(x))
-        to_group = block.conv2(x) if block.conv2 else x
-        pyramid.append(F.interpolate(to_group, size=size, mode="trilinear", align_corners=True))
-    return [
-        getattr(network, f"dc0_{i}")(torch.cat([pyramid[b] for b in group], 1))
-        for i, group in reversed(list(enumerate(network.groups)))
-    ]
-
-
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_equals_the_plain_network_in_values_and_gradients(partition):
     torch.manual_seed(0)
     network = WingsNet(2, partition=partition, dropout=0).double()
     x = torch.randn(2, 2, 16, 24, 32, dtype=torch.double)
-    ours, plain = network(x), plain_forward(network, x)
+    same = PlainWingsNet(2, partition=partition, dropout=0).double()
+    same.load_state_dict(network.state_dict())
+    ours, plain = network(x), same(x)
     assert len(ours) == len(network.groups)
     for a, b in zip(ours, plain, strict=True):
         assert a.shape == (2, 1, 16, 24, 32)
@@ -87,7 +67,7 @@ def test_equals_the_plain_network_in_values_and_gradients(partition):
     factors = [torch.randn_like(a) for a in ours]
     for a, b in zip(
         torch.autograd.grad(sum((f * o).sum() for f, o in zip(factors, ours, strict=True)), parameters),
-        torch.autograd.grad(sum((f * p).sum() for f, p in zip(factors, plain, strict=True)), parameters),
+        torch.autograd.grad(sum((f * p).sum() for f, p in zip(factors, plain, strict=True)), list(same.parameters())),
         strict=True,
     ):
         torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)

@@ -1,0 +1,80 @@
+"""The row of the training loader: reading, placing and augmenting patches, with the centerline map."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from measure import Row, seconds
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunetv2_airway.hounsfield import HounsfieldScale
+from nnunetv2_airway.maps.store import MapStore
+from nnunetv2_airway.sampling.dataset import MappedDataset
+from nnunetv2_airway.sampling.loader import PatchLoader
+from nnunetv2_airway.schedule import Sampling
+from nnunetv2_airway.trainers.augmentation import augment_in_range
+from nnunetv2_airway.trainers.carry_maps import carry_maps
+
+PATCH, BATCH = (128, 128, 128), 2
+ANGLE = (-np.pi / 6, np.pi / 6)
+
+
+def rows(mask: np.ndarray, spacing: tuple[float, float, float], name: str) -> Iterator[Row]:
+    """List the row; arguments as in ``volumes.rows``."""
+    folder = TemporaryDirectory()
+    source, maps = _preprocessed(Path(folder.name), mask, spacing)
+    labels = LabelManager({"background": 0, "airway": 1}, None)
+    initial = tuple(int(side) for side in get_patch_size(PATCH, ANGLE, ANGLE, ANGLE, (0.85, 1.25)))
+    augmentation = nnUNetTrainer.get_training_transforms(PATCH, ANGLE, None, (0, 1, 2), False)
+    ours = carry_maps(augment_in_range(augmentation, HounsfieldScale()), ("centerline",), foreground=(1,))
+
+    def batches(loader, data, transforms):
+        made = loader(data, BATCH, initial, PATCH, labels, 0.33, transforms=transforms)
+
+        def load():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # as in nnU-Net's loader processes
+            for _ in range(4):
+                next(made)
+            torch.set_num_threads(threads)
+            folder.name  # noqa: B018, the files live as long as this
+
+        return seconds(load)
+
+    mapped = MappedDataset(source, {"centerline": maps}, Sampling(small=0.5, random=0.5))
+    yield Row(
+        f"training loader, {4 * BATCH} patches of {PATCH[0]}^3 of {name} with the map, one core",
+        "nnUNetDataLoader without the map",
+        ">= 0.85",
+        lambda: batches(PatchLoader, mapped, ours),
+        lambda: batches(nnUNetDataLoader, source, augmentation),
+        repeats=9,
+    )
+
+
+def _preprocessed(folder: Path, mask: np.ndarray, spacing: tuple[float, float, float]):
+    """Save a case as nnU-Net does, and its maps."""
+    cases = folder / "plans_3d_fullres"
+    cases.mkdir()
+    mask = mask > 0
+    ct = np.random.default_rng(0).normal(-800, 40, (1, *mask.shape)).astype(np.float32)
+    ct[0][mask] -= 150
+    (blocks, chunks), (label_blocks, label_chunks) = (
+        comp_blosc2_params(ct.shape, PATCH, bytes_per_pixel=size) for size in (4, 1)
+    )
+    voxels = np.argwhere(mask[None])
+    chosen = voxels[np.random.default_rng(0).integers(0, len(voxels), 10_000)]
+    nnUNetDatasetBlosc2.save_case(
+        ct, mask[None].astype(np.int8), {"class_locations": {1: chosen}}, str(cases / "case"),
+        chunks=chunks, blocks=blocks, chunks_seg=label_chunks, blocks_seg=label_blocks,
+    )  # fmt: skip
+    source = nnUNetDatasetBlosc2(str(cases))
+    maps = MapStore(cases, spacing, (1,), "centerline")
+    maps.prepare(source, ["case"], processes=1, progress=False)
+    return source, maps

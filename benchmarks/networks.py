@@ -1,0 +1,177 @@
+"""Rows of networks: training steps and sliding-window prediction."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from measure import Row, peak_memory, seconds
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from plain_wingsnet import PlainWingsNet
+from torch import nn
+
+from nnunetv2_airway.architectures.airway_network import AirwayNetwork, cpu_has_bfloat16
+from nnunetv2_airway.architectures.wingsnet import WingsNet
+from nnunetv2_airway.hounsfield import HounsfieldInput
+from nnunetv2_airway.losses.functional import union_loss
+from nnunetv2_airway.trainers.micro_batch import MicroBatches
+
+PLAIN = "plain WingsNet"
+PAPER_BATCH, PAPER_PATCH = 32, 128
+
+
+def rows(device: str) -> Iterator[Row]:
+    """List the rows of a device."""
+    if device == "cuda":
+        yield from _on_gpu()
+    else:
+        yield from _on_cpu()
+
+
+def _on_cpu() -> Iterator[Row]:
+    for size in (64, 96):
+        shape = (1, 2, size, size, size)
+        for precision, reach in (("bfloat16", 2.6), ("float32", 1.25)):
+            if precision == "bfloat16" and not cpu_has_bfloat16():
+                continue
+            name = f"training step, {size}^3, {precision}"
+            arguments = {"ours": (WingsNet, shape, precision), "theirs": (PlainWingsNet, shape, "float32")}
+            timed = {key: partial(_timed_step, *values) for key, values in arguments.items()}
+            memory = {key: partial(peak_memory, training_step, *values) for key, values in arguments.items()}
+            yield Row(name, f"{PLAIN}, float32", f">= {reach}", **timed)
+            yield Row(f"{name}, memory", f"{PLAIN}, float32", "<= 0.7", **memory, repeats=3, unit="GiB")
+    for precision, reach in (("bfloat16", 0.45), ("float32", 0.95)):
+        if precision == "float32" or cpu_has_bfloat16():
+            yield _prediction("cpu", (192, 192, 192), (128, 128, 128), precision, f"<= {reach}")
+
+
+def _on_gpu() -> Iterator[Row]:
+    for compiled in (False, True):
+        batch = _largest_batch(compiled)
+        shape = (batch, 2, *(PAPER_PATCH,) * 3)
+        name = f"training step, {batch} x {PAPER_PATCH}^3, autocast" + (", compiled" if compiled else "")
+        arguments = {key: (network, shape, "float16", "cuda", compiled)
+                     for key, network in (("ours", WingsNet), ("theirs", PlainWingsNet))}  # fmt: skip
+        timed = {key: partial(_timed_step, *values) for key, values in arguments.items()}
+        memory = {key: partial(peak_memory, training_step, *values, device="cuda") for key, values in arguments.items()}
+        yield Row(name, PLAIN, ">= 1.5", **timed)
+        yield Row(f"{name}, memory", PLAIN, "<= 0.6", **memory, repeats=1, unit="GiB")
+    yield _prediction("cuda", (320, 320, 384), (128, 128, 128), "float16", "<= 0.7")
+    shape = (PAPER_BATCH, 2, *(PAPER_PATCH,) * 3)
+    for part in (8, 4, 2, 1):
+        yield Row(
+            f"training step, {PAPER_BATCH} x {PAPER_PATCH}^3, {part} at a time, memory",
+            "12 GiB",
+            "<= 1",
+            ours=partial(peak_memory, training_step, WingsNet, shape, "float16", "cuda", False, part, device="cuda"),
+            theirs=lambda: lambda: 12.0,
+            repeats=1,
+            unit="GiB",
+        )
+
+
+def training_step(
+    network: type[nn.Module],
+    shape: tuple[int, ...],
+    precision: str,
+    device: str = "cpu",
+    compiled: bool = False,
+    part: int | None = None,
+) -> Callable[[], None]:
+    """Make one training step: forward, Dice of each group, backward, AdamW.
+
+    Args:
+        network: its class, called with the number of input channels.
+        shape: of the batch, (N, C, Z, Y, X).
+        precision: "float32", or the type of autocast.
+        device: where.
+        compiled: by ``torch.compile``.
+        part: patches at a time; by default the whole batch.
+    """
+    torch.manual_seed(0)
+    model = network(shape[1]).to(device).train()
+    if part:
+        MicroBatches(model, part)
+    run = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
+    x = torch.rand(shape, device=device)
+    target = (torch.rand((shape[0], 1, *shape[2:]), device=device) < 0.05).float()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with _autocast(precision, device):
+            outputs = run(x)
+        loss = sum(union_loss(torch.sigmoid(z.float()), target, alpha=0.5, beta=0.5) for z in outputs)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def _timed_step(network, shape, precision, device="cpu", compiled=False) -> Callable[[], float]:
+    return seconds(training_step(network, shape, precision, device, compiled), device)
+
+
+def _largest_batch(compiled: bool) -> int:
+    """Find the largest power of two up to the paper's batch with which the plain network can be trained."""
+    batch = PAPER_BATCH
+    while batch > 1:
+        try:
+            training_step(PlainWingsNet, (batch, 2, *(PAPER_PATCH,) * 3), "float16", "cuda", compiled)()
+            break
+        except torch.OutOfMemoryError:
+            batch //= 2
+        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
+    return batch
+
+
+def stock_network() -> nn.Module:
+    """Make the network that nnU-Net 2.8 plans for patches of 128^3 (``ExperimentPlanner``, 3d_fullres)."""
+    return PlainConvUNet(
+        1, 6, (32, 64, 128, 256, 320, 320), nn.Conv3d, 3, (1, 2, 2, 2, 2, 2), 2, 2, (2,) * 5, conv_bias=True,
+        norm_op=nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True}, deep_supervision=False,
+    )  # fmt: skip
+
+
+def airway_network(precision: str) -> nn.Module:
+    """Make what the WingsNet trainers predict with."""
+    network = AirwayNetwork(HounsfieldInput(("original", "tang")), WingsNet(2, deep_supervision=False), 2)
+    network.cpu_bfloat16 = precision == "bfloat16"
+    return network
+
+
+def _prediction(device, box, patch, precision, reach) -> Row:
+    ct = torch.randn((1, *box)) * 100 - 800
+    return Row(
+        f"prediction of a box of {' x '.join(map(str, box))}, patch {patch[0]}^3, {precision}",
+        f"nnU-Net's PlainConvUNet, {'float16' if device == 'cuda' else 'float32'}",
+        reach,
+        ours=lambda: seconds(predictor(airway_network(precision), ct, patch, device), device),
+        theirs=lambda: seconds(predictor(stock_network(), ct, patch, device), device),
+        repeats=3,
+    )
+
+
+def predictor(network: nn.Module, ct: torch.Tensor, patch: tuple[int, ...], device: str) -> Callable[[], torch.Tensor]:
+    """Make nnU-Net's sliding-window prediction of a CT (1, Z, Y, X), without mirroring."""
+    made = nnUNetPredictor(
+        use_mirroring=False,
+        perform_everything_on_device=device == "cuda",
+        device=torch.device(device),
+        allow_tqdm=False,
+    )
+    labels = LabelManager({"background": 0, "airway": 1}, None)
+    plans = SimpleNamespace(get_label_manager=lambda _: labels)
+    configuration = SimpleNamespace(patch_size=patch)
+    made.manual_initialization(network.to(device).eval(), plans, configuration, None, {}, "", None)
+    return lambda: made.predict_sliding_window_return_logits(ct)
+
+
+def _autocast(precision: str, device: str):
+    return torch.autocast(device, getattr(torch, precision), enabled=precision != "float32")

@@ -1,0 +1,105 @@
+"""Measure ours against what a user would otherwise run, in one process, and write a table.
+
+``python benchmarks/run.py``. Both are measured in turn and compared pair by pair, so that the ratios mean something on
+a machine whose speed changes.
+"""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import growth
+import loader
+import networks
+import numpy as np
+import SimpleITK as sitk
+import torch
+import volumes
+from measure import Row, measure, table
+
+from nnunetv2_airway.files import write_text
+from nnunetv2_airway.images import read_mask
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- benchmarks {device} -->\n", "<!-- end of benchmarks {device} -->\n"
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("-mask", type=Path, help="an airway mask to measure with; by default a phantom's")
+    parser.add_argument(
+        "-only", nargs="+", default=[], metavar="WORD", help="rows that have one of these words in them"
+    )
+    parser.add_argument("-o", type=Path, default=HERE / "results", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--growth", action="store_true", help="also draw how cost grows; takes as long again")
+    parser.add_argument("--readme", action="store_true", help="also put the table into README.md")
+    arguments = parser.parse_args()
+    os.environ["nnUNet_compile"] = "f"  # rows that are compiled say so
+
+    mask, spacing, name = _real(arguments.mask) if arguments.mask else volumes.phantom_mask()
+    results = []
+    for row in _rows(arguments.device, mask, spacing, name):
+        if not arguments.only or any(word in row.what for word in arguments.only):
+            results.append(measure(row))
+            print(*table(results[-1:]).splitlines()[2:], flush=True)
+    arguments.o.mkdir(parents=True, exist_ok=True)
+    text = machine(arguments.device) + "\n" + table(results)
+    write_text(arguments.o / f"{arguments.device}.md", text)
+    if arguments.growth:
+        growth.draw(arguments.o / f"{arguments.device}.png", mask, spacing, arguments.device)
+    if arguments.readme:
+        write_text(README, into(README.read_text(encoding="utf-8"), text, arguments.device))
+    sys.exit(0 if all(result.reached for result in results) else "some ratios are not what is wanted")
+
+
+def _rows(device: str, mask: np.ndarray, spacing: tuple[float, float, float], name: str) -> Iterator[Row]:
+    yield from networks.rows(device)
+    if device == "cpu":
+        yield from loader.rows(mask, spacing, name)
+        yield from volumes.rows(mask, spacing, name)
+
+
+def _real(file: Path) -> tuple[np.ndarray, tuple[float, float, float], str]:
+    image = read_mask(file)
+    return sitk.GetArrayFromImage(image), image.GetSpacing()[::-1], "a real tree"
+
+
+def machine(device: str) -> str:
+    """Say when, with what and on which machine."""
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
+    programs = ", ".join(f"{package} {version(package)}" for package in ("nnunetv2", "torch", "scipy", "scikit-image"))
+    return f"{date.today()}, {name}, Python {platform.python_version()}, {programs}\n"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def into(readme: str, text: str, device: str) -> str:
+    """Replace the table between its marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    begin, end = (mark.format(device=device) for mark in (BEGIN, END))
+    before, found, rest = readme.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        raise ValueError(f"the README needs the lines {begin.strip()} and {end.strip()}")
+    return before + begin + text + end + after
+
+
+if __name__ == "__main__":
+    main()
