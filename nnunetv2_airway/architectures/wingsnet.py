@@ -4,9 +4,9 @@ Paper: Zheng et al., "Alleviating Class-wise Gradient Imbalance for Pulmonary Ai
 2021, section III-B and fig. 3. Public code: 3d-airway-segmentation (haozheng-sjtu); channels, dilations and parameter
 names are those of its checkpoints, which therefore load.
 
-Deviations, none of which changes the function: the two attention gates of a block come from one convolution, and a
-group's last convolution runs at each resolution, before one up-sampling per level instead of one per block (both are
-linear, so they commute; the public code up-samples and concatenates 36 full-size channels).
+Deviations, none of which changes the function: the attention gates of a block and its channels for the group come from
+one product (``gates``), and a group's last convolution runs at each resolution, before one up-sampling per level
+instead of one per block (both are linear, so they commute; the public code concatenates 36 full-size channels).
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from nnunetv2_airway.architectures.convolution import Conv3d
+from nnunetv2_airway.architectures.gates import norm_and_gates
+from nnunetv2_airway.architectures.resampling import upsample
 
 DOWNSAMPLING = 8
 """Each axis of a patch is a multiple of this: three max-poolings."""
@@ -69,7 +73,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, row: BlockRow, supervised: bool):
         super().__init__()
-        self.conv1 = nn.Conv3d(in_channels, row.channels, 3, padding=row.dilation, dilation=row.dilation)
+        self.conv1 = Conv3d(in_channels, row.channels, 3, padding=row.dilation, dilation=row.dilation)
         self.conv2 = nn.Conv3d(row.channels, 2, 1) if supervised else None
         self.norm = nn.InstanceNorm3d(row.channels)
         self.conv_se = nn.Conv3d(row.channels, 1, 1, bias=False)
@@ -77,16 +81,11 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the features for the next block (N, C, z, y, x) and those for its group, if any (N, 2, z, y, x)."""
-        x = F.leaky_relu(self.norm(self.conv1(x)), 0.01, inplace=True)
-        if self.conv_se2 is None:
-            gate = torch.sigmoid(self.conv_se(x))
-        else:
-            # second gate: sigmoid(w2 . (gate * x)) = sigmoid(gate * (w2 . x)), so both need only x
-            first, second = F.conv3d(x, torch.cat((self.conv_se.weight, self.conv_se2.weight))).split(1, dim=1)
-            gate = torch.sigmoid(first)
-            gate = gate * torch.sigmoid(gate * second)
-        x = x * gate
-        return x, None if self.conv2 is None else self.conv2(x)
+        layers = (self.conv_se, self.conv_se2, self.conv2)
+        weight = torch.cat([layer.weight.flatten(1) for layer in layers if layer is not None])
+        gates = 1 if self.conv_se2 is None else 2
+        x, to_group = norm_and_gates(self.conv1(x), weight, gates=gates, eps=self.norm.eps)
+        return x, None if self.conv2 is None else to_group + self.conv2.bias.to(to_group.dtype).view(1, -1, 1, 1, 1)
 
 
 class WingsNet(nn.Module):
@@ -161,7 +160,7 @@ class WingsNet(nn.Module):
                 skips[level] = x
                 x = F.max_pool3d(x, 2)
             elif row.level < level:
-                x = torch.cat((_upsample(x, skips[row.level].shape[2:]), skips.pop(row.level)), dim=1)
+                x = torch.cat((upsample(x, skips[row.level].shape[2:]), skips.pop(row.level)), dim=1)
             level = row.level
             x, to_group = getattr(self, row.name)(x)
             pyramid.append(to_group)
@@ -177,7 +176,7 @@ class WingsNet(nn.Module):
             features = torch.cat([pyramid[group[position]] for position in members], dim=1)
             features = F.dropout3d(features, self.dropout, self.training)
             weight = torch.cat([head.weight[:, 2 * position : 2 * position + 2] for position in members], dim=1)
-            logits = logits + _upsample(F.conv3d(features, weight), size)
+            logits = logits + upsample(F.conv3d(features, weight).to(logits.dtype), size)
         return logits
 
     def load_published_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
@@ -206,9 +205,3 @@ class WingsNet(nn.Module):
                 f"class(es) and {len(self.groups)} group(s): {'; '.join(problems)}"
             )
         self.load_state_dict(state_dict)
-
-
-def _upsample(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    if x.shape[2:] == size:
-        return x
-    return F.interpolate(x, size=size, mode="trilinear", align_corners=True)

@@ -3,6 +3,7 @@
 import numpy as np
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_airway.architectures.convolution import use_conv3d
 from nnunetv2_airway.architectures.wingsnet import DOWNSAMPLING, WingsNet
 from nnunetv2_airway.trainers.airway_trainer import AirwayTrainer
 
@@ -48,8 +49,10 @@ class PlannedNetworkTrainer(AirwayTrainer):
     @classmethod
     def build_body(cls, plans_manager, configuration_manager, num_input_channels, enable_deep_supervision):
         """Build the planned network with one logit per voxel."""
-        return nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, 1, enable_deep_supervision
+        return use_conv3d(
+            nnUNetTrainer.build_network_architecture(
+                plans_manager, configuration_manager, num_input_channels, 1, enable_deep_supervision
+            )
         )
 
     @staticmethod

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from plain_wingsnet import PlainWingsNet
 
+from nnunetv2_airway.architectures import wingsnet
+from nnunetv2_airway.architectures.resampling import upsample
 from nnunetv2_airway.architectures.wingsnet import BLOCKS, PARTITIONS, ConvBlock, WingsNet
 
 
@@ -81,12 +82,14 @@ def test_partitions_use_every_block_at_most_once_and_end_with_the_last():
 
 
 def test_each_group_is_upsampled_once_per_level(monkeypatch):
-    calls, interpolate = [], F.interpolate
-    monkeypatch.setattr(F, "interpolate", lambda x, **kw: calls.append(x.shape[1]) or interpolate(x, **kw))
+    calls = []
+    monkeypatch.setattr(
+        wingsnet, "upsample", lambda x, size: calls.append((x.shape[1], x.shape[2:] != size)) or upsample(x, size)
+    )
     WingsNet(1).eval()(torch.zeros(1, 1, 16, 16, 16))
-    heads = [channels for channels in calls if channels == 1]
+    heads = [needed for channels, needed in calls if channels == 1 and needed]
     assert len(heads) == 3 + 2  # encoder levels 1 to 3, decoder levels 1 and 2
-    assert len(calls) == len(heads) + 3  # and the three up-samplings of the decoder itself
+    assert sum(needed for _, needed in calls) == len(heads) + 3  # and the three up-samplings of the decoder itself
 
 
 def test_deep_supervision_off_returns_the_decoder_group():
