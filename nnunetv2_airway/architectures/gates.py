@@ -70,8 +70,9 @@ class _NormAndGates(Function):
         grad_products = torch.cat((*grads, grad_group * gate), 1)
 
         grad_weight = torch.bmm(grad_products, features.transpose(1, 2)).sum(0)
-        grad = torch.baddbmm(grad * gate, weight.T.expand(len(x), -1, -1), grad_products)
-        grad = torch.ops.aten.leaky_relu_backward(grad, features, SLOPE, True).view(flat.shape)
+        grad = (grad * gate).baddbmm_(weight.T.expand(len(x), -1, -1), grad_products)
+        grad = grad.mul_(features.sign_().clamp_(SLOPE)).view(flat.shape)  # of the leaky ReLU
+        del features
         backward = torch.ops.aten.native_batch_norm_backward
         grad, _, _ = backward(grad, flat, None, None, None, mean, rstd, True, ctx.eps, [True, False, False])
         return grad.view(x.shape), grad_weight, None, None

@@ -79,12 +79,13 @@ class ConvBlock(nn.Module):
         self.conv_se = nn.Conv3d(row.channels, 1, 1, bias=False)
         self.conv_se2 = nn.Conv3d(row.channels, 1, 1, bias=False) if row.gates == 2 else None
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, x: torch.Tensor, skip: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the features for the next block (N, C, z, y, x) and those for its group, if any (N, 2, z, y, x)."""
+        x = self.conv1(x) if skip is None else self.conv1.of_both(x, skip)
         layers = (self.conv_se, self.conv_se2, self.conv2)
         weight = torch.cat([layer.weight.flatten(1) for layer in layers if layer is not None])
         gates = 1 if self.conv_se2 is None else 2
-        x, to_group = norm_and_gates(self.conv1(x), weight, gates=gates, eps=self.norm.eps)
+        x, to_group = norm_and_gates(x, weight, gates=gates, eps=self.norm.eps)
         return x, None if self.conv2 is None else to_group + self.conv2.bias.to(to_group.dtype).view(1, -1, 1, 1, 1)
 
 
@@ -154,15 +155,17 @@ class WingsNet(nn.Module):
 
     def _features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         """Run the 18 blocks and return what each sends to its group: (N, 2, z, y, x) at the block's resolution."""
-        pyramid, skips, level = [], {}, 0
+        pyramid, skips, skip, level = [], {}, None, 0
         for row in BLOCKS:
             if row.level > level:
                 skips[level] = x
                 x = F.max_pool3d(x, 2)
             elif row.level < level:
-                x = torch.cat((upsample(x, skips[row.level].shape[2:]), skips.pop(row.level)), dim=1)
+                skip = skips.pop(row.level)
+                x = upsample(x, skip.shape[2:])
             level = row.level
-            x, to_group = getattr(self, row.name)(x)
+            x, to_group = getattr(self, row.name)(x, skip)
+            skip = None
             pyramid.append(to_group)
         return pyramid
 

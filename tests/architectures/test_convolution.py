@@ -46,3 +46,24 @@ def test_the_convolutions_of_a_network_are_replaced():
     assert use_conv3d(network) is network
     assert [type(module) for module in network.modules() if isinstance(module, nn.Conv3d)] == [Conv3d, Conv3d]
     assert list(network.state_dict()) == list(before)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(2, (8, 8, 8)), (8, (6, 16, 10)), (64, (4, 16, 16)), (20, (3, 4, 5))])
+def test_channels_of_zeros_change_nothing(channels, size):
+    """Where PyTorch would be slow in float32: few channels, or a small volume alone."""
+    torch.manual_seed(0)
+    ours, stock = (kind(channels, 8, 3, padding=1) for kind in (Conv3d, nn.Conv3d))
+    stock.load_state_dict(ours.state_dict())
+    x, factor = torch.randn(1, channels, *size), torch.randn(1, 8, *size)
+    for found, expected in zip(gradients(ours, x, factor), gradients(stock, x, factor), strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(4, 6, 8), (32, 32, 24)])
+def test_of_both_is_that_of_the_concatenation(size):
+    torch.manual_seed(0)
+    conv = Conv3d(48, 4, 3, padding=1)
+    x, skip, factor = (torch.randn(1, channels, *size) for channels in (32, 16, 4))
+    found = torch.autograd.grad((conv.of_both(x, skip) * factor).sum(), conv.weight)[0]
+    expected = torch.autograd.grad((conv(torch.cat((x, skip), 1)) * factor).sum(), conv.weight)[0]
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
