@@ -22,8 +22,8 @@ from nnunetv2_airway.evaluation.tree import parse_tree
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
 from nnunetv2_airway.maps.kinds import MAPS
 
-PATCHES = (32, 48, 64, 80, 96, 112, 128, 144, 160)
-SHARES = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+PATCHES = (32, 48, 64, 96, 128, 160)
+SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def over_volumes(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple
         voxels.append(scaled.size / 1e6)
         coarser = np.array(spacing) / share
         for name, function in work.items():
-            found[name].append(best(seconds(partial(function, scaled, coarser)), times=2))
+            found[name].append(best(seconds(partial(function, scaled, coarser))))
     *ours, transform = (Curve(name, voxels, values) for name, values in found.items())
     return ours, transform
 
@@ -118,9 +118,9 @@ def over_branches(mask: np.ndarray, spacing: tuple[float, float, float]) -> list
     for last in tqdm(range(1, int(tree.generations.max()) + 1), desc="branches"):
         part = np.isin(labels, np.nonzero(tree.generations <= last)[0] + 1)
         numbers.append(parse_tree(part).num_branches)
-        maps.append(best(seconds(partial(MAPS["centerline"].compute, part, spacing)), times=2))
+        maps.append(best(seconds(partial(MAPS["centerline"].compute, part, spacing))))
         prediction = a_prediction_of(part)
-        evaluation.append(best(seconds(partial(evaluate_case, prediction, part, spacing)), times=2))
+        evaluation.append(best(seconds(partial(evaluate_case, prediction, part, spacing))))
     order = np.argsort(numbers)
     return [
         Curve(name, np.array(numbers)[order].tolist(), np.array(values)[order].tolist())
@@ -128,7 +128,7 @@ def over_branches(mask: np.ndarray, spacing: tuple[float, float, float]) -> list
     ]
 
 
-def best(timed: Callable[[], float], times: int = 3) -> float:
+def best(timed: Callable[[], float], times: int = 2) -> float:
     """Take the shortest of some measurements: what the work itself takes."""
     return min(timed() for _ in range(times))
 

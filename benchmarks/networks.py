@@ -44,7 +44,7 @@ def _on_cpu() -> Iterator[Row]:
             yield Row(f"{name}, memory", f"{PLAIN}, float32", "<= 0.7", **memory, repeats=3, unit="GiB")
     for precision, reach in (("bfloat16", 0.45), ("float32", 0.95)):
         if precision == "float32" or cpu_has_bfloat16():
-            yield _prediction("cpu", (192, 192, 192), (128, 128, 128), precision, f"<= {reach}")
+            yield _prediction("cpu", (128, 128, 256), (128, 128, 128), precision, f"<= {reach}")
 
 
 def _on_gpu() -> Iterator[Row]:

@@ -17,7 +17,7 @@ class Conv3d(nn.Conv3d):
     """``torch.nn.Conv3d`` with the same parameters and results."""
 
     def of_both(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """Convolve (N, C, Z, Y, X) and (N, D, Z, Y, X) as if concatenated; no copy of large ones is kept for backward."""
+        """Convolve (N, C, Z, Y, X) and (N, D, Z, Y, X) as if concatenated; large ones are not copied."""
         if x.shape[:-1].numel() <= SMALL:
             return self(torch.cat((x, skip), dim=1))
         first, second = self.weight.split((x.shape[1], skip.shape[1]), dim=1)
