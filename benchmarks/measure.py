@@ -4,6 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -106,8 +107,8 @@ def peak_memory(make: Callable[..., Callable[[], Any]], *arguments: Any, device:
         return torch.cuda.max_memory_allocated() / GIB
 
     def on_cpu() -> float:
-        with get_context("spawn").Pool(1) as pool:
-            return pool.apply(_resident, (make, arguments)) / GIB
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_resident, make, arguments).result() / GIB
 
     return on_gpu if device == "cuda" else on_cpu
 
