@@ -27,8 +27,11 @@ ANGLE = (-np.pi / 6, np.pi / 6)
 
 def rows(mask: np.ndarray, spacing: tuple[float, float, float], name: str) -> Iterator[Row]:
     """List the row; arguments as in ``volumes.rows``."""
-    folder = TemporaryDirectory()
-    source, maps = _preprocessed(Path(folder.name), mask, spacing)
+    with TemporaryDirectory() as folder:  # as long as the row is measured
+        yield _row(*_preprocessed(Path(folder), mask, spacing), name)
+
+
+def _row(source: nnUNetDatasetBlosc2, maps: MapStore, name: str) -> Row:
     labels = LabelManager({"background": 0, "airway": 1}, None)
     initial = tuple(int(side) for side in get_patch_size(PATCH, ANGLE, ANGLE, ANGLE, (0.85, 1.25)))
     augmentation = nnUNetTrainer.get_training_transforms(PATCH, ANGLE, None, (0, 1, 2), False)
@@ -43,12 +46,11 @@ def rows(mask: np.ndarray, spacing: tuple[float, float, float], name: str) -> It
             for _ in range(4):
                 next(made)
             torch.set_num_threads(threads)
-            folder.name  # noqa: B018, the files live as long as this
 
         return seconds(load)
 
     mapped = MappedDataset(source, {"centerline": maps}, Sampling(small=0.5, random=0.5))
-    yield Row(
+    return Row(
         f"training loader, {4 * BATCH} patches of {PATCH[0]}^3 of {name} with the map, one core",
         "nnUNetDataLoader without the map",
         ">= 0.85",

@@ -23,7 +23,8 @@ class PlainWingsNet(WingsNet):
                 x = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)
                 x = torch.cat((x, skips[row.level]), 1)
             level = row.level
-            x = F.leaky_relu(block.norm(block.conv1(x)))
+            x = F.conv3d(x, block.conv1.weight, block.conv1.bias, padding=row.dilation, dilation=row.dilation)
+            x = F.leaky_relu(block.norm(x))
             x = x * torch.sigmoid(block.conv_se(x))
             if row.gates == 2:
                 x = x * torch.sigmoid(block.conv_se2(x))

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_every_row_of_volumes_and_loader_can_be_measured(mask, monkeypatch):
     monkeypatch.setattr("loader.PATCH", (16, 16, 16))
     mask = np.pad(mask, 4)
     names = []
-    for row in (*volume_rows(mask, SPACING, "a tube"), *loader_rows(mask, SPACING, "a tube")):
+    for row in chain(volume_rows(mask, SPACING, "a tube"), loader_rows(mask, SPACING, "a tube")):
         assert row.ours()() > 0 and row.theirs()() > 0
         names.append(row.what)
     assert len(names) == 6

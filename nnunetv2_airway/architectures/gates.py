@@ -17,7 +17,7 @@ SLOPE = 0.01
 
 def norm_and_gates(
     x: torch.Tensor, weight: torch.Tensor, *, gates: int, eps: float
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalise, rectify and gate features.
 
     Args:

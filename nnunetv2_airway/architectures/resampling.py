@@ -24,6 +24,5 @@ def upsample(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 def _linear(source: int, target: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The matrix (target, source) of linear interpolation."""
-    unit = torch.eye(source, dtype=torch.float64)[None]
-    matrix = F.interpolate(unit, target, mode="linear", align_corners=True)[0].T
-    return matrix.to(dtype=dtype, device=device)
+    unit = torch.eye(source, dtype=torch.promote_types(dtype, torch.float32), device=device)[None]
+    return F.interpolate(unit, target, mode="linear", align_corners=True)[0].T.to(dtype)

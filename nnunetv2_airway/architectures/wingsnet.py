@@ -179,7 +179,7 @@ class WingsNet(nn.Module):
             features = torch.cat([pyramid[group[position]] for position in members], dim=1)
             features = F.dropout3d(features, self.dropout, self.training)
             weight = torch.cat([head.weight[:, 2 * position : 2 * position + 2] for position in members], dim=1)
-            logits = logits + upsample(F.conv3d(features, weight).to(logits.dtype), size)
+            logits = logits + upsample(F.conv3d(features, weight), size)
         return logits
 
     def load_published_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
