@@ -23,20 +23,27 @@ ENTRY = "nnunetv2_airway"
 
 
 @dataclass(frozen=True)
-class StoredMap:
-    """A map (Z, Y, X) on disk, sliced like an array."""
+class Stored:
+    """An array on disk, sliced like one in memory.
 
-    file: Path
+    Args:
+        array: on disk.
+        damaged: what to say where it cannot be unpacked: what it is, and what to do.
+    """
+
     array: blosc2.NDArray
+    damaged: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's."""
+        return self.array.shape
 
     def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
         try:
             return self.array[box]
         except RuntimeError as error:
-            raise RuntimeError(
-                f"the map {self.file} is damaged: delete this file and start the training again with --c; it "
-                f"computes what is missing"
-            ) from error
+            raise RuntimeError(self.damaged) from error
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class CaseMap:
         points: voxels (plane, row, column) to place patches around, (N, 3) int, by kind of patch.
     """
 
-    values: StoredMap
+    values: Stored
     points: Mapping[str, np.ndarray]
 
 
@@ -137,7 +144,11 @@ class MapStore:
             raise RuntimeError(
                 f"cannot read the map {file}; start the training again with --c: it computes what is missing"
             ) from error
-        return CaseMap(StoredMap(file, values), points)
+        damaged = (
+            f"the map {file} is damaged: delete this file and start the training again with --c; it computes what is "
+            f"missing"
+        )
+        return CaseMap(Stored(values, damaged), points)
 
     def _prepare_case(self, dataset: nnUNetBaseDataset, case: str) -> None:
         fingerprint = self.fingerprint(case)

@@ -6,30 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
-from nnunetv2_airway.maps.store import MapStore
+from nnunetv2_airway.maps.store import MapStore, Stored
 from nnunetv2_airway.schedule import Sampling
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A preprocessed CT or label of a case, (C, Z, Y, X), read from disk when sliced."""
-
-    case: str
-    array: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, Z, Y, X)."""
-        return self.array.shape
-
-    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
-        try:
-            return self.array[box]
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"the preprocessed CT or label of case {self.case} is damaged: delete this case's preprocessed files, "
-                f"run nnUNetv2_preprocess again, and go on with --c"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -82,5 +60,9 @@ class MappedDataset:
             for case_map in maps:
                 points.update(case_map.points)
             properties = {**properties, "class_locations": {**properties["class_locations"], **points}}
-        image = WithMaps(Stored(identifier, image), [case_map.values for case_map in maps])
-        return image, Stored(identifier, label), previous, properties
+        damaged = (
+            f"the preprocessed CT or label of case {identifier} is damaged: delete this case's preprocessed files, run "
+            f"nnUNetv2_preprocess again, and go on with --c"
+        )
+        image = WithMaps(Stored(image, damaged), [case_map.values for case_map in maps])
+        return image, Stored(label, damaged), previous, properties

@@ -5,8 +5,8 @@ import pytest
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunetv2_airway.maps.store import CaseMap
-from nnunetv2_airway.sampling.dataset import MappedDataset, Stored, WithMaps
+from nnunetv2_airway.maps.store import CaseMap, Stored
+from nnunetv2_airway.sampling.dataset import MappedDataset, WithMaps
 from nnunetv2_airway.schedule import RANDOM
 
 CT = np.random.default_rng(0).normal(-800, 100, (1, 9, 10, 11)).astype(np.float32)
@@ -15,7 +15,7 @@ CLOSENESS = np.random.default_rng(1).integers(0, 256, CT.shape[1:]).astype(np.ui
 
 @pytest.mark.parametrize("box", [[[1, 5], [2, 9], [0, 11]], [[-3, 4], [5, 14], [-2, 13]]])
 def test_nnunet_s_cropping_sees_two_channels(box):
-    both = WithMaps(Stored("a", CT), [CLOSENESS])
+    both = WithMaps(Stored(CT, "damaged"), [CLOSENESS])
     expected = crop_and_pad_nd(np.concatenate((CT, CLOSENESS[None].astype(np.float32))), box, 0)
     assert both.shape == (2, 9, 10, 11)
     found = crop_and_pad_nd(both, box, 0)
@@ -24,7 +24,7 @@ def test_nnunet_s_cropping_sees_two_channels(box):
 
 def test_only_whole_channels():
     with pytest.raises(IndexError, match="whole channels"):
-        WithMaps(Stored("a", CT), [CLOSENESS])[(slice(0, 1), slice(None), slice(None), slice(None))]
+        WithMaps(Stored(CT, "damaged"), [CLOSENESS])[(slice(0, 1), slice(None), slice(None), slice(None))]
 
 
 def test_a_case_brings_its_voxels_by_kind_and_leaves_nnunet_s_properties_alone():
