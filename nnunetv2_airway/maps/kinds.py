@@ -51,6 +51,6 @@ def _branches(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, Points]:
 
 MAPS = {
     "centerline": MapKind("airway maps", "airway_maps", f"2 {SMALL_RADIUS}", _centerline, numbers=False),
-    "components": MapKind("component maps", "component_maps", "1", _components, numbers=True),
-    "branches": MapKind("branch maps", "branch_maps", f"1 {TREE_VERSION}", _branches, numbers=True),
+    "components": MapKind("component maps", "component_maps", "2", _components, numbers=True),
+    "branches": MapKind("branch maps", "branch_maps", f"2 {TREE_VERSION}", _branches, numbers=True),
 }

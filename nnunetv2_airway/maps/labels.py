@@ -13,6 +13,9 @@ from scipy.spatial import KDTree
 from nnunetv2_airway.evaluation.tree import parse_tree
 from nnunetv2_airway.maps.components import bounding_box, connected_components
 
+MOST = np.iinfo(np.int16).max
+"""nnU-Net's loader makes labels, and the maps with them, int16."""
+
 
 def component_numbers(mask: np.ndarray) -> np.ndarray:
     """Number the 26-connected components of a mask.
@@ -21,7 +24,10 @@ def component_numbers(mask: np.ndarray) -> np.ndarray:
         mask: (Z, Y, X), foreground where not 0.
 
     Returns:
-        (Z, Y, X) int32, from 1 on, 0 farther than one voxel from the mask.
+        (Z, Y, X) int16, from 1 on, 0 farther than one voxel from the mask.
+
+    Raises:
+        ValueError: there are more pieces than int16 can number.
     """
     mask = np.asarray(mask) != 0
     return _grown(mask, lambda part: connected_components(part, connectivity=26))
@@ -35,9 +41,12 @@ def branch_numbers(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.
         spacing: (z, y, x) in mm.
 
     Returns:
-        (Z, Y, X) int32, from 1 on, 0 farther than one voxel from the mask. The tree is parsed from the mask's largest
+        (Z, Y, X) int16, from 1 on, 0 farther than one voxel from the mask. The tree is parsed from the mask's largest
         component; each other piece is a branch of its own if it is as large as the tree's smallest branch, else part of
         the nearest branch.
+
+    Raises:
+        ValueError: there are more pieces than int16 can number.
     """
     mask = np.asarray(mask) != 0
     return _grown(mask, lambda part: _branches(part, spacing))
@@ -63,12 +72,14 @@ def _branches(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarr
 
 def _grown(mask: np.ndarray, number) -> np.ndarray:
     """Number the pieces of a mask inside its box, and let the numbers go on for one voxel."""
-    numbers = np.zeros(mask.shape, np.int32)
+    numbers = np.zeros(mask.shape, np.int16)
     box = bounding_box(mask)
     if box is None:
         return numbers
     box = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in box)
     inside = number(np.ascontiguousarray(mask[box]))
+    if inside.max() > MOST:
+        raise ValueError(f"the mask has {inside.max()} pieces; up to {MOST} can be numbered: is it full of specks?")
     # where two pieces meet around the mask, either will do: it only counts where augmentation moves the rim
     numbers[box] = np.where(mask[box], inside, ndimage.maximum_filter(inside, 3))
     return numbers

@@ -1,6 +1,6 @@
 """The maps' way through nnU-Net's augmentation: spatial transforms move them, intensity transforms do not.
 
-The loader's patches have them as their last image channels. The first transform makes them the ``regression_target``,
+The loader's patches have them as their last label channels. The first transform makes them the ``regression_target``,
 which batchgeneratorsv2 carries through every spatial transform, and the last one appends them to the list of targets,
 where nnU-Net's collation, training and validation step take them along. nnU-Net's one transform that interpolates is
 wrapped: maps of numbers move by the nearest voxel, and interpolated labels can be cut higher than at one half.
@@ -17,34 +17,35 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2_airway.maps.kinds import MAPS
 
 
-class TakeMapsFromImage(BasicTransform):
-    """Move the last image channels to ``regression_target``."""
+class TakeMapsFromLabel(BasicTransform):
+    """Move the last label channels to ``regression_target``: int16, 0 outside the case."""
 
     def __init__(self, names: Sequence[str]):
         super().__init__()
         self.names = tuple(names)
 
     def apply(self, data_dict: dict, **params) -> dict:
-        """Split the channels; the label stays."""
-        data_dict["regression_target"] = data_dict["image"][-len(self.names) :]
-        data_dict["image"] = data_dict["image"][: -len(self.names)]
+        """Split the channels; the image stays."""
+        label = data_dict["segmentation"]
+        data_dict["regression_target"] = label[-len(self.names) :].clamp(min=0)  # nnU-Net pads labels with -1
+        data_dict["segmentation"] = label[: -len(self.names)]
         return data_dict
 
 
 class AppendMapsToTargets(BasicTransform):
-    """Append the maps to the list of targets, (1, Z, Y, X) each: uint8 for values, int32 for numbers."""
+    """Append the maps to the list of targets, (1, Z, Y, X) each: uint8 for values, int16 for numbers."""
 
     def __init__(self, names: Sequence[str]):
         super().__init__()
         self.names = tuple(names)
 
     def apply(self, data_dict: dict, **params) -> dict:
-        """Round the maps back to integers; ``segmentation`` becomes [label, ..., map, ...]."""
-        maps = data_dict.pop("regression_target").round().split(1)
+        """Split the channels; ``segmentation`` becomes [label, ..., map, ...]."""
+        maps = data_dict.pop("regression_target").split(1)
         data_dict["segmentation"] = [
             *data_dict["segmentation"],
             *(
-                carried.to(torch.int32) if MAPS[name].numbers else carried.clamp(0, 255).to(torch.uint8)
+                carried if MAPS[name].numbers else carried.to(torch.uint8)
                 for name, carried in zip(self.names, maps, strict=True)
             ),
         ]
@@ -75,6 +76,18 @@ class SpatialWithMaps(BasicTransform):
         """Draw what the spatial transform draws."""
         return self.spatial.get_parameters(**data_dict)
 
+    def apply(self, data_dict: dict, **params) -> dict:
+        """Move image and label, and then the maps, whose values are interpolated where the label says foreground."""
+        maps = data_dict.pop("regression_target", None)
+        data_dict = super().apply(data_dict, **params)
+        if maps is not None:
+            # nnU-Net's 2-D augmentation of thin patches has the planes of each map as channels
+            each = zip(self.names, maps.tensor_split(len(self.names)), strict=True)
+            label = data_dict["segmentation"]
+            moved = [self._carry(name, values, label, **params) for name, values in each]
+            data_dict["regression_target"] = torch.cat(moved)
+        return data_dict
+
     def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
         return self.spatial._apply_to_image(img, **params)
 
@@ -85,17 +98,18 @@ class SpatialWithMaps(BasicTransform):
             moved[torch.isin(moved, self.foreground) & (share < self.cut)] = 0
         return moved
 
-    def _apply_to_regr_target(self, regression_target: torch.Tensor, **params) -> torch.Tensor:
-        # nnU-Net's 2-D augmentation of thin patches has the planes of each map as channels
-        maps = regression_target.tensor_split(len(self.names))
-        return torch.cat(
-            [
-                self.nearest._apply_to_segmentation(values, **params)
-                if MAPS[name].numbers
-                else self.spatial._apply_to_image(values, **params)
-                for name, values in zip(self.names, maps, strict=True)
-            ]
-        )
+    def _carry(self, name: str, values: torch.Tensor, label: torch.Tensor, **params) -> torch.Tensor:
+        grid = params["grid"]
+        if MAPS[name].numbers:
+            return self.nearest._apply_to_segmentation(values, **params)
+        if grid is None:
+            return self.spatial._apply_to_image(values, **params)
+        inside = torch.isin(label, self.foreground).any(0)
+        points = grid[inside][(None,) * (inside.ndim - 1)]
+        carried = values.new_zeros((len(values), *inside.shape))
+        found = self.spatial._apply_to_image(values.float(), **{**params, "grid": points})
+        carried[:, inside] = found.flatten(1).round().to(values.dtype)
+        return carried
 
 
 def carry_maps(
@@ -114,5 +128,5 @@ def carry_maps(
         for step in pipeline.transforms
     ]
     if names:
-        steps = [TakeMapsFromImage(names), *steps, AppendMapsToTargets(names)]
+        steps = [TakeMapsFromLabel(names), *steps, AppendMapsToTargets(names)]
     return ComposeTransforms(steps)

@@ -10,36 +10,35 @@ from nnunetv2_airway.sampling.dataset import MappedDataset, WithMaps
 from nnunetv2_airway.schedule import RANDOM
 
 CT = np.random.default_rng(0).normal(-800, 100, (1, 9, 10, 11)).astype(np.float32)
+LABEL = np.random.default_rng(2).integers(-1, 3, CT.shape).astype(np.int8)
 CLOSENESS = np.random.default_rng(1).integers(0, 256, CT.shape[1:]).astype(np.uint8)
 
 
 @pytest.mark.parametrize("box", [[[1, 5], [2, 9], [0, 11]], [[-3, 4], [5, 14], [-2, 13]]])
 def test_nnunet_s_cropping_sees_two_channels(box):
-    both = WithMaps(Stored(CT, "damaged"), [CLOSENESS])
-    expected = crop_and_pad_nd(np.concatenate((CT, CLOSENESS[None].astype(np.float32))), box, 0)
+    both = WithMaps(Stored(LABEL, "damaged"), [CLOSENESS])
+    expected = crop_and_pad_nd(np.concatenate((LABEL, CLOSENESS[None].astype(np.int16))), box, -1)
     assert both.shape == (2, 9, 10, 11)
-    found = crop_and_pad_nd(both, box, 0)
-    assert found.dtype == np.float32 and np.array_equal(found, expected)
+    found = crop_and_pad_nd(both, box, -1, cast_cropped_to=np.int16)
+    assert found.dtype == np.int16 and np.array_equal(found, expected)
 
 
 def test_only_whole_channels():
     with pytest.raises(IndexError, match="whole channels"):
-        WithMaps(Stored(CT, "damaged"), [CLOSENESS])[(slice(0, 1), slice(None), slice(None), slice(None))]
+        WithMaps(Stored(LABEL, "damaged"), [CLOSENESS])[(slice(0, 1), slice(None), slice(None), slice(None))]
 
 
 def test_a_case_brings_its_voxels_by_kind_and_leaves_nnunet_s_properties_alone():
     line = np.array([[1, 2, 3], [4, 5, 6]])
     original = {"class_locations": {1: np.zeros((1, 4))}, "spacing": (1, 1, 1)}
-    dataset = SimpleNamespace(identifiers=["a"], load_case=lambda case: (CT, CLOSENESS[None], None, original))
+    dataset = SimpleNamespace(identifiers=["a"], load_case=lambda case: (CT, LABEL, None, original))
     maps = {
         "centerline": SimpleNamespace(read=lambda case: CaseMap(CLOSENESS, {"centerline": line, "small": line[:1]}))
     }
     hard = np.array([[4, 5, 6]])
     wrapped = MappedDataset(dataset, maps, RANDOM, {"a": hard})
     data, label, previous, properties = wrapped.load_case("a")
-    assert (
-        wrapped.identifiers == ["a"] and data.image.array is CT and label.shape == (1, 9, 10, 11) and previous is None
-    )
+    assert wrapped.identifiers == ["a"] and data.array is CT and label.shape == (2, 9, 10, 11) and previous is None
     locations = properties["class_locations"]
     assert np.array_equal(locations["hard"], hard) and np.array_equal(locations["small"], line[:1])
     assert np.array_equal(locations["centerline"], line) and 1 in locations

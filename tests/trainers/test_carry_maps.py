@@ -33,8 +33,8 @@ def drawn_case():
     for plane in range(4, 22):
         mask[plane, 8 + plane // 2 : 14 + plane // 2, 9:15] = True
     mask[10:14, 12:24, 15:30] = True
-    closeness = torch.from_numpy(mask * np.float32(255))
-    return closeness, torch.from_numpy(mask.astype(np.int16))
+    label = torch.from_numpy(mask.astype(np.int16))
+    return label * 255, label
 
 
 @pytest.mark.parametrize("dummy_2d", [False, True])
@@ -47,15 +47,16 @@ def test_the_map_goes_where_the_label_goes(dummy_2d):
     for seed in range(20):
         torch.manual_seed(seed)
         np.random.seed(seed)
-        out = augment(image=torch.stack((closeness * 3, closeness)), segmentation=label[None])
+        out = augment(image=closeness[None] * 3.0, segmentation=torch.stack((label, closeness)))
         target, found = out["segmentation"]
         assert found.dtype == torch.uint8 and found.shape == target.shape == out["image"].shape == (1, *PATCH)
         # the label is the majority of the voxels around a point, the map their linear mean
-        certain = (found < 110) | (found > 145)
-        assert torch.equal((found > 127)[certain], (target > 0)[certain])
+        ct = out["image"] / 3  # without intensity transforms the CT, drawn alike, has moved alike
+        certain = (ct < 110) | (ct > 145)
+        assert torch.equal((ct > 127)[certain], (target > 0)[certain])
         assert certain.float().mean() > 0.9 and (target > 0).any()
-        # without intensity transforms the CT, drawn alike, has moved alike
-        torch.testing.assert_close(out["image"] / 3, found.float(), atol=0.6, rtol=0)
+        inside = target > 0
+        torch.testing.assert_close(ct[inside], found[inside].float(), atol=0.6, rtol=0)
         moved += not torch.equal(target[0], label[:, 4:28, 4:32] if dummy_2d else label[3:23, 4:28, 4:32])
     assert moved == 20
 
@@ -64,9 +65,9 @@ def test_intensity_transforms_leave_the_map_alone():
     augment = pipeline(spatial=0, intensity=1)
     augment.transforms = [step for step in augment.transforms if type(step).__name__ != "MirrorTransform"]
     closeness, label = drawn_case()
-    closeness = torch.randint(0, 256, DRAWN).float() * (closeness > 0)
+    closeness = torch.randint(0, 256, DRAWN, dtype=torch.int16) * (closeness > 0)
     ct = torch.randint(-1000, 300, DRAWN).float()
-    out = augment(image=torch.stack((ct, closeness)), segmentation=label[None])
+    out = augment(image=ct[None], segmentation=torch.stack((label, closeness)))
     middle = (slice(3, 23), slice(4, 28), slice(4, 32))
     assert torch.equal(out["segmentation"][1][0], closeness[middle].to(torch.uint8))
     assert torch.equal(out["segmentation"][0][0], label[middle])
@@ -77,11 +78,11 @@ def test_validation_takes_the_patch_as_it_is():
     closeness, label = drawn_case()
     ct = torch.randint(-1000, 300, DRAWN).float()
     out = carry_maps(nnUNetTrainer.get_validation_transforms([[1.0] * 3]), ("centerline",), foreground=(1,))(
-        image=torch.stack((ct, closeness)), segmentation=label[None]
+        image=ct[None], segmentation=torch.stack((label, closeness))
     )
     assert torch.equal(out["image"][0], ct)
     assert torch.equal(out["segmentation"][0][0], label)
-    assert torch.equal(out["segmentation"][1][0].float(), closeness)
+    assert torch.equal(out["segmentation"][1][0], closeness.to(torch.uint8))
 
 
 def test_regions_become_one_hot_and_the_map_stays():
@@ -89,11 +90,24 @@ def test_regions_become_one_hot_and_the_map_stays():
     transforms = nnUNetTrainer.get_validation_transforms([[1.0] * 3], regions=[(1, 2)], ignore_label=3)
     label[0, 0, 0] = 3
     out = carry_maps(transforms, ("centerline",), foreground=(1, 2))(
-        image=torch.stack((closeness, closeness)), segmentation=label[None]
+        image=closeness[None].float(), segmentation=torch.stack((label, closeness))
     )
     target, found = out["segmentation"]
     assert target.shape[0] == 2 and target[1].sum() == 1
     assert torch.equal(found[0] == 255, target[0] > 0)
+
+
+def test_outside_the_case_a_map_is_zero():
+    closeness, label = drawn_case()
+    label[:3], closeness[:3] = -1, -1  # nnU-Net's padding of labels, and so of their channels
+    out = pipeline(spatial=0, intensity=0)(image=label[None].float(), segmentation=torch.stack((label, closeness)))
+    assert out["segmentation"][1].max() == 255 and (out["segmentation"][1] > 0).equal(out["segmentation"][0] > 0)
+
+
+def test_a_patch_without_foreground_has_an_empty_map():
+    closeness, label = drawn_case()
+    out = pipeline(spatial=1, intensity=0)(image=label[None].float(), segmentation=torch.stack((label * 0, closeness)))
+    assert out["image"].any() and out["segmentation"][1].shape == (1, *PATCH) and not out["segmentation"][1].any()
 
 
 def lesions() -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,17 +133,17 @@ def test_numbers_move_as_labels(dummy_2d):
     for seed in range(20):
         torch.manual_seed(seed)
         np.random.seed(seed)
-        image = torch.stack((label * -900.0, closeness.float(), numbers.float()))
-        out = augment(image=image, segmentation=label[None])
+        segmentation = torch.stack((label, closeness, numbers))
+        out = augment(image=label[None] * -900.0, segmentation=segmentation)
         target, close, found = out["segmentation"]
-        assert found.dtype == torch.int32 and found.shape == target.shape == close.shape == (1, *PATCH)
+        assert found.dtype == torch.int16 and found.shape == target.shape == close.shape == (1, *PATCH)
         # nothing between two numbers, nothing of the one map in the other, a number wherever there is foreground
         assert set(found.unique().tolist()) <= set(numbers.unique().tolist())
         assert (found[target > 0] > 0).all() and (close[found == 0] < 128).all()
         # a component stays one piece: none is larger than scaling can make it
         after = torch.bincount(found[target > 0], minlength=len(sizes))
         assert (after[1:] <= 4 * sizes[1:] + 8).all() and (after > 0).sum() > 10
-        moved += not dummy_2d and not torch.equal(found[0], numbers[3:23, 4:28, 4:32].int())
+        moved += not dummy_2d and not torch.equal(found[0], numbers[3:23, 4:28, 4:32])
     assert moved == (0 if dummy_2d else 20)
 
 
@@ -138,7 +152,8 @@ def test_numbers_are_those_of_the_nearest_voxel():
     transform = SpatialTransform(PATCH, 0, False, p_rotation=1, rotation=(0.2, 0.4), p_scaling=1, scaling=(0.8, 1.2))
     carrying = SpatialWithMaps(transform, ("components",), (1,), 0.5)
     params = carrying.get_parameters(image=label[None].float())
-    moved = carrying._apply_to_regr_target(numbers[None].float(), **params)
+    patch = {"regression_target": numbers[None].to(torch.int16), "segmentation": label[None]}
+    moved = carrying.apply(patch, **params)["regression_target"].float()
     expected = grid_sample(numbers[None, None].float(), params["grid"][None], mode="nearest", align_corners=False)[0]
     assert torch.equal(moved, expected) and len(expected.unique()) > 50
 
@@ -177,6 +192,6 @@ def test_labels_that_were_not_interpolated_are_not_cut():
 def test_without_maps_nothing_changes():
     closeness, label = drawn_case()
     transforms = nnUNetTrainer.get_validation_transforms([[1.0] * 3, [0.5] * 3])
-    image = torch.stack((closeness, closeness + 1))
+    image = torch.stack((closeness, closeness + 1)).float()
     out = carry_maps(transforms, (), foreground=(1,))(image=image, segmentation=label[None])
     assert torch.equal(out["image"], image) and len(out["segmentation"]) == 2
