@@ -1,6 +1,8 @@
-"""The row of the training loader: reading, placing and augmenting patches, with the centerline map."""
+"""The rows of the training loader: reading, placing and augmenting patches, with the centerline map."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,19 +28,19 @@ ANGLE = (-np.pi / 6, np.pi / 6)
 
 
 def rows(mask: np.ndarray, spacing: tuple[float, float, float], name: str) -> Iterator[Row]:
-    """List the row; arguments as in ``volumes.rows``."""
-    with TemporaryDirectory() as folder:  # as long as the row is measured
-        yield _row(*_preprocessed(Path(folder), mask, spacing), name)
+    """List the rows; arguments as in ``volumes.rows``."""
+    with TemporaryDirectory() as folder:  # as long as the rows are measured
+        yield from _rows(*_preprocessed(Path(folder), mask, spacing), name)
 
 
-def _row(source: nnUNetDatasetBlosc2, maps: MapStore, name: str) -> Row:
+def _rows(source: nnUNetDatasetBlosc2, maps: MapStore, name: str) -> Iterator[Row]:
     labels = LabelManager({"background": 0, "airway": 1}, None)
     initial = tuple(int(side) for side in get_patch_size(PATCH, ANGLE, ANGLE, ANGLE, (0.85, 1.25)))
-    augmentation = nnUNetTrainer.get_training_transforms(PATCH, ANGLE, None, (0, 1, 2), False)
-    ours = carry_maps(augment_in_range(augmentation, HounsfieldScale()), ("centerline",), foreground=(1,))
+    theirs, ours = (nnUNetTrainer.get_training_transforms(PATCH, ANGLE, None, (0, 1, 2), False) for _ in range(2))
+    ours = carry_maps(augment_in_range(ours, HounsfieldScale()), ("centerline",), foreground=(1,))
 
     def batches(loader, data, transforms):
-        made = loader(data, BATCH, initial, PATCH, labels, 0.33, transforms=transforms)
+        made = loader(data, BATCH, initial, PATCH, labels, 0.33, transforms=same_draws(transforms))
 
         def load():
             threads = torch.get_num_threads()
@@ -49,15 +51,29 @@ def _row(source: nnUNetDatasetBlosc2, maps: MapStore, name: str) -> Row:
 
         return seconds(load)
 
-    mapped = MappedDataset(source, {"centerline": maps}, Sampling(small=0.5, random=0.5))
-    return Row(
-        f"training loader, {4 * BATCH} patches of {PATCH[0]}^3 of {name} with the map, one core",
-        "nnUNetDataLoader without the map",
-        ">= 0.85",
-        lambda: batches(PatchLoader, mapped, ours),
-        lambda: batches(nnUNetDataLoader, source, augmentation),
-        repeats=9,
-    )
+    for placed, sampling in (("the same", None), ("half around small airways", Sampling(small=0.5, random=0.5))):
+        mapped = MappedDataset(source, {"centerline": maps}, sampling)
+        yield Row(
+            f"training loader with the map, {4 * BATCH} patches of {PATCH[0]}^3 of {name}, {placed}, one core",
+            "nnUNetDataLoader without the map",
+            ">= 0.85",
+            partial(batches, PatchLoader, mapped, ours),
+            lambda: batches(nnUNetDataLoader, source, theirs),
+            repeats=9,
+        )
+
+
+def same_draws(transforms: Callable[..., dict]) -> Callable[..., dict]:
+    """Make the nth call augment as every other one's nth does: a blur or a rotation takes longer than the rest."""
+    numbers = count()
+
+    def augment(**patch: torch.Tensor) -> dict:
+        number = next(numbers)
+        np.random.seed(number)
+        torch.manual_seed(number)
+        return transforms(**patch)
+
+    return augment
 
 
 def _preprocessed(folder: Path, mask: np.ndarray, spacing: tuple[float, float, float]):
