@@ -27,8 +27,8 @@ class ToAugmentationRange(ImageOnlyTransform):
         self.scale = scale
 
     def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
-        hu = img * self.scale.slope + self.scale.intercept
-        return (hu.clamp(WINDOWS["original"].lower, WINDOWS["original"].upper) - CENTER) / SPREAD
+        hu = img.mul(self.scale.slope).add_(self.scale.intercept)
+        return hu.clamp_(WINDOWS["original"].lower, WINDOWS["original"].upper).sub_(CENTER).div_(SPREAD)
 
 
 class FromAugmentationRange(ImageOnlyTransform):
@@ -39,7 +39,7 @@ class FromAugmentationRange(ImageOnlyTransform):
         self.scale = scale
 
     def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
-        return (img * SPREAD + CENTER - self.scale.intercept) / self.scale.slope
+        return img.mul(SPREAD).add_(CENTER - self.scale.intercept).div_(self.scale.slope)
 
 
 def augment_in_range(pipeline: ComposeTransforms, scale: HounsfieldScale) -> ComposeTransforms:

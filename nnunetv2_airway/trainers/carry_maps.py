@@ -8,6 +8,7 @@ wrapped: maps of numbers move by the nearest voxel, and interpolated labels can 
 
 from collections.abc import Sequence
 from copy import copy
+from functools import reduce
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -69,7 +70,7 @@ class SpatialWithMaps(BasicTransform):
         self.nearest = copy(spatial)
         self.nearest.mode_seg, self.nearest.padding_value_seg = "nearest", 0
         self.names = tuple(names)
-        self.foreground = torch.tensor(foreground)
+        self.foreground = tuple(foreground)
         self.cut = cut
 
     def get_parameters(self, **data_dict) -> dict:
@@ -94,8 +95,8 @@ class SpatialWithMaps(BasicTransform):
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params) -> torch.Tensor:
         moved = self.spatial._apply_to_segmentation(segmentation, **params)
         if self.cut > 0.5 and params["grid"] is not None:
-            share = self.spatial._apply_to_image(torch.isin(segmentation, self.foreground).float(), **params)
-            moved[torch.isin(moved, self.foreground) & (share < self.cut)] = 0
+            share = self.spatial._apply_to_image(self._is_foreground(segmentation).float(), **params)
+            moved[self._is_foreground(moved) & (share < self.cut)] = 0
         return moved
 
     def _carry(self, name: str, values: torch.Tensor, label: torch.Tensor, **params) -> torch.Tensor:
@@ -104,12 +105,16 @@ class SpatialWithMaps(BasicTransform):
             return self.nearest._apply_to_segmentation(values, **params)
         if grid is None:
             return self.spatial._apply_to_image(values, **params)
-        inside = torch.isin(label, self.foreground).any(0)
+        inside = self._is_foreground(label).any(0)
         points = grid[inside][(None,) * (inside.ndim - 1)]
         carried = values.new_zeros((len(values), *inside.shape))
         found = self.spatial._apply_to_image(values.float(), **{**params, "grid": points})
         carried[:, inside] = found.flatten(1).round().to(values.dtype)
         return carried
+
+    def _is_foreground(self, label: torch.Tensor) -> torch.Tensor:
+        # torch.isin takes ten times as long
+        return reduce(torch.logical_or, (label == value for value in self.foreground))
 
 
 def carry_maps(
