@@ -1,7 +1,6 @@
-"""The rows of the training loader: reading, placing and augmenting patches, with the centerline map."""
+"""The row of the training loader: reading, placing and augmenting patches, with the centerline map."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +18,6 @@ from nnunetv2_airway.hounsfield import HounsfieldScale
 from nnunetv2_airway.maps.store import MapStore
 from nnunetv2_airway.sampling.dataset import MappedDataset
 from nnunetv2_airway.sampling.loader import PatchLoader
-from nnunetv2_airway.schedule import Sampling
 from nnunetv2_airway.trainers.augmentation import augment_in_range
 from nnunetv2_airway.trainers.carry_maps import carry_maps
 
@@ -28,12 +26,12 @@ ANGLE = (-np.pi / 6, np.pi / 6)
 
 
 def rows(mask: np.ndarray, spacing: tuple[float, float, float], name: str) -> Iterator[Row]:
-    """List the rows; arguments as in ``volumes.rows``."""
-    with TemporaryDirectory() as folder:  # as long as the rows are measured
-        yield from _rows(*_preprocessed(Path(folder), mask, spacing), name)
+    """List the row; arguments as in ``volumes.rows``."""
+    with TemporaryDirectory() as folder:  # as long as the row is measured
+        yield _row(*_preprocessed(Path(folder), mask, spacing), name)
 
 
-def _rows(source: nnUNetDatasetBlosc2, maps: MapStore, name: str) -> Iterator[Row]:
+def _row(source: nnUNetDatasetBlosc2, maps: MapStore, name: str) -> Row:
     labels = LabelManager({"background": 0, "airway": 1}, None)
     initial = tuple(int(side) for side in get_patch_size(PATCH, ANGLE, ANGLE, ANGLE, (0.85, 1.25)))
     theirs, ours = (nnUNetTrainer.get_training_transforms(PATCH, ANGLE, None, (0, 1, 2), False) for _ in range(2))
@@ -51,16 +49,15 @@ def _rows(source: nnUNetDatasetBlosc2, maps: MapStore, name: str) -> Iterator[Ro
 
         return seconds(load)
 
-    for placed, sampling in (("the same", None), ("half around small airways", Sampling(small=0.5, random=0.5))):
-        mapped = MappedDataset(source, {"centerline": maps}, sampling)
-        yield Row(
-            f"training loader with the map, {4 * BATCH} patches of {PATCH[0]}^3 of {name}, {placed}, one core",
-            "nnUNetDataLoader without the map",
-            ">= 0.85",
-            partial(batches, PatchLoader, mapped, ours),
-            lambda: batches(nnUNetDataLoader, source, theirs),
-            repeats=9,
-        )
+    mapped = MappedDataset(source, {"centerline": maps}, sampling=None)  # the patches are then the same
+    return Row(
+        f"training loader with the map, {4 * BATCH} patches of {PATCH[0]}^3 of {name}, one core",
+        "nnUNetDataLoader without the map",
+        ">= 0.85",
+        lambda: batches(PatchLoader, mapped, ours),
+        lambda: batches(nnUNetDataLoader, source, theirs),
+        repeats=9,
+    )
 
 
 def same_draws(transforms: Callable[..., dict]) -> Callable[..., dict]:
