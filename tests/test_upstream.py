@@ -120,6 +120,9 @@ def test_the_loader_asks_for_each_patch_and_hands_the_answer_to_get_bbox():
         "get_bbox no longer receives the kind of patch and the voxels by kind"
     )
     assert "data, seg, seg_prev, properties = self._data.load_case(i)" in source, "MappedDataset.load_case is not used"
+    assert "crop_and_pad_nd(seg, bbox, -1, cast_cropped_to=np.int16)" in source, (
+        "labels are padded or cast in another way, and the maps with them: see TakeMapsFromLabel and maps.labels.MOST"
+    )
     assert "for s_idx, s in enumerate(seg_sample)" in source, "lists of targets are no longer collated"
 
 
