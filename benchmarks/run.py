@@ -36,12 +36,14 @@ def main() -> None:
     parser.add_argument("-device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("-mask", type=Path, help="an airway mask to measure with; by default a phantom's")
     parser.add_argument(
-        "-only", nargs="+", default=[], metavar="WORD", help="rows that have one of these words in them"
+        "-only", nargs="+", default=[], metavar="WORD", help="print the rows that have one of these words"
     )
     parser.add_argument("-o", type=Path, default=HERE / "results", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--growth", action="store_true", help="also draw how cost grows; takes as long again")
     parser.add_argument("--readme", action="store_true", help="also put the table into README.md")
     arguments = parser.parse_args()
+    if arguments.only and arguments.readme:
+        parser.error("-only leaves rows out, so that there is no table for --readme")
     os.environ["nnUNet_compile"] = "f"  # rows that are compiled say so
 
     mask, spacing, name = _real(arguments.mask) if arguments.mask else volumes.phantom_mask()
@@ -51,12 +53,13 @@ def main() -> None:
             results.append(measure(row))
             print(*table(results[-1:]).splitlines()[2:], flush=True)
     arguments.o.mkdir(parents=True, exist_ok=True)
-    text = machine(arguments.device) + "\n" + table(results)
-    write_text(arguments.o / f"{arguments.device}.md", text)
+    if not arguments.only:
+        text = machine(arguments.device) + "\n" + table(results)
+        write_text(arguments.o / f"{arguments.device}.md", text)
+        if arguments.readme:
+            write_text(README, into(README.read_text(encoding="utf-8"), text, arguments.device))
     if arguments.growth:
         growth.draw(arguments.o / f"{arguments.device}.png", mask, spacing, arguments.device)
-    if arguments.readme:
-        write_text(README, into(README.read_text(encoding="utf-8"), text, arguments.device))
     sys.exit(0 if all(result.reached for result in results) else "some ratios are not what is wanted")
 
 
