@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from measure import peak_memory, seconds
-from networks import airway_network, stock_network, training_step
+from networks import airway_network, autocast, stock_network, training_step
 from plain_wingsnet import PlainWingsNet
 from scipy import ndimage
 from tqdm import tqdm
@@ -19,10 +19,13 @@ from nnunetv2_airway.architectures.airway_network import cpu_has_bfloat16
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.evaluation.metrics import evaluate_case
 from nnunetv2_airway.evaluation.tree import parse_tree
+from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
 from nnunetv2_airway.maps.kinds import MAPS
 
 PATCHES = (32, 48, 64, 96, 128, 160)
+STOCK_PATCHES = (64, 96, 128, 160)
+"""What nnU-Net's network can halve five times, and then still normalise."""
 SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -44,18 +47,23 @@ def draw(target: Path, mask: np.ndarray, spacing: tuple[float, float, float], de
         spacing: (z, y, x) in mm.
         device: of the network.
     """
-    mask = mask > 0
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
+    for each, panel in zip(axes, _panels(mask > 0, spacing, device), strict=True):
+        _plot(each, *panel)
+        with atomic_path(target) as temporary:
+            figure.savefig(temporary, dpi=110)
+
+
+def _panels(mask: np.ndarray, spacing: tuple[float, float, float], device: str) -> Iterator[tuple]:
     time, memory = over_patches(device)
-    _plot(axes[0], "training step of one patch", "edge in voxels", "s", time)
-    _plot(axes[1], "its memory", "edge in voxels", "GiB", memory)
-    _plot(axes[2], "prediction of one patch", "edge in voxels", "s", list(_predictions(device)))
+    yield "training step of one patch", "edge in voxels", "s", time
+    yield "its memory", "edge in voxels", "GiB", memory
+    yield "prediction of one patch", "edge in voxels", "s", list(_predictions(device))
     by_volume, transform = over_volumes(mask, spacing)
-    _plot(axes[3], "one case, by its volume", "million voxels", "s", [*by_volume, transform])
-    _plot(axes[4], "the same without the transform", "million voxels", "s", by_volume)
-    _plot(axes[5], "one case, by its branches", "branches", "s", over_branches(mask, spacing))
-    figure.savefig(target, dpi=110)
+    yield "one case, by its volume", "million voxels", "s", [*by_volume, transform]
+    yield "the same without the transform", "million voxels", "s", by_volume
+    yield "one case, by its branches", "branches", "s", over_branches(mask, spacing)
 
 
 def over_patches(device: str) -> tuple[list[Curve], list[Curve]]:
@@ -76,19 +84,22 @@ def over_patches(device: str) -> tuple[list[Curve], list[Curve]]:
 
 
 def _predictions(device: str) -> Iterator[Curve]:
-    for label, network in (
-        *((f"WingsNet, {name}", airway_network(name)) for name in ("bfloat16", "float32")[not cpu_has_bfloat16() :]),
-        ("nnU-Net's PlainConvUNet, float32", stock_network()),
-    ):
+    stock = "nnU-Net's PlainConvUNet", stock_network()
+    if device == "cuda":
+        rows = [("WingsNet", airway_network("float32"), "float16", PATCHES), (*stock, "float16", STOCK_PATCHES)]
+    else:
+        precisions = ("bfloat16", "float32")[not cpu_has_bfloat16() :]
+        rows = [("WingsNet", airway_network(precision), precision, PATCHES) for precision in precisions]
+        rows.append((*stock, "float32", STOCK_PATCHES))
+    for label, network, precision, sizes in rows:
         network.to(device).eval()
         values = []
-        for size in tqdm(PATCHES, desc=label):
-            if label.startswith("nnU-Net") and size % 32:
-                continue
+        for size in tqdm(sizes, desc=f"{label}, {precision}"):
             x = torch.zeros((1, 1, *(size,) * 3), device=device)
-            with torch.no_grad():
-                values.append((size, best(seconds(partial(network, x), device))))
-        yield Curve(label, *zip(*values, strict=True))
+            # on a CPU our network sees to its precision itself
+            with torch.no_grad(), autocast(precision if device == "cuda" else "float32", device):
+                values.append(best(seconds(partial(network, x), device)))
+        yield Curve(f"{label}, {precision}", sizes, values)
 
 
 def over_volumes(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple[list[Curve], Curve]:

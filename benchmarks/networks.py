@@ -101,7 +101,7 @@ def training_step(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with _autocast(precision, device):
+        with autocast(precision, device):
             outputs = run(x)
         loss = sum(union_loss(torch.sigmoid(z.float()), target, alpha=0.5, beta=0.5) for z in outputs)
         scaler.scale(loss).backward()
@@ -172,5 +172,6 @@ def predictor(network: nn.Module, ct: torch.Tensor, patch: tuple[int, ...], devi
     return lambda: made.predict_sliding_window_return_logits(ct)
 
 
-def _autocast(precision: str, device: str):
+def autocast(precision: str, device: str) -> torch.autocast:
+    """Make the context of a precision; "float32" is none."""
     return torch.autocast(device, getattr(torch, precision), enabled=precision != "float32")

@@ -5,6 +5,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import growth
 import numpy as np
 import pytest
 import run
@@ -101,6 +102,21 @@ def test_every_row_of_volumes_and_loader_can_be_measured(mask, monkeypatch):
         assert row.ours()() > 0 and row.theirs()() > 0
         names.append(row.what)
     assert len(names) == 6
+
+
+def test_the_growth_of_everything_is_drawn(mask, tmp_path, monkeypatch):
+    for name, value in {"PATCHES": (16, 24), "STOCK_PATCHES": (64,), "SHARES": (0.5, 1.0)}.items():
+        monkeypatch.setattr(growth, name, value)
+    monkeypatch.setattr(growth, "peak_memory", lambda *_, **__: lambda: 1.0)  # its processes take half a minute
+    drawn = []
+    monkeypatch.setattr(growth, "_plot", lambda _axes, title, _x, _y, curves: drawn.append((title, curves)))
+    growth.draw(tmp_path / "growth.png", mask, SPACING, "cpu")
+    assert (tmp_path / "growth.png").exists() and len(drawn) == 6
+    for title, curves in drawn:
+        for curve in curves:
+            assert len(curve.x) == len(curve.y) and min(curve.y) > 0, (title, curve)
+    branches = drawn[-1][1][0].x
+    assert list(branches) == [3]
 
 
 def test_time_is_that_of_the_work():
