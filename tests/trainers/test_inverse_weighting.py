@@ -60,7 +60,7 @@ def test_the_components_of_the_whole_case_arrive_as_labels(make, tiny):
     trainer.on_train_start()
     batch = next(trainer.dataloader_train)
     *labels, components = batch["target"]
-    assert batch["data"].shape[1] == 1 and components.dtype == torch.int32 and components.shape == labels[0].shape
+    assert batch["data"].shape[1] == 1 and components.dtype == torch.int16 and components.shape == labels[0].shape
     assert (components[labels[0] == 1] > 0).all() and (labels[0] == 1).any()
     training = trainer.dataloader_train.data_loader._data
     for case in training.identifiers:

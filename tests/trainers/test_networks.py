@@ -141,7 +141,7 @@ def test_each_map_arrives_under_its_own_name(make):
     trainer.on_train_start()
     batch = next(trainer.dataloader_val)
     (label,), maps = trainer.loss.unpack(batch["target"])
-    assert maps["centerline"].dtype == torch.uint8 and maps["branches"].dtype == torch.int32
+    assert maps["centerline"].dtype == torch.uint8 and maps["branches"].dtype == torch.int16
     (case,) = trainer.dataloader_val.data_loader._data.identifiers
     stores = trainer.dataloader_val.data_loader._data.maps
     assert (maps["centerline"] == 255).sum() == len(stores["centerline"].read(case).points["centerline"]) > 20
