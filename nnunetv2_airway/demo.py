@@ -2,12 +2,10 @@
 
 import os
 import shlex
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+
+from nnunetv2_airway.commands import Commands, train_command
 
 DATASET = "Dataset599_AirwayPhantom"
 TRAINER = "nnUNetTrainerWingsLIB_demo"
@@ -40,10 +38,10 @@ class Demo:
             Path(self.variables[name]).mkdir(parents=True, exist_ok=True)
         print("These are the commands of a real project; only its data and trainer differ.")
         print("Of the variables, a project needs the three folders; the others spare a small machine.\n")
-        for name, value in self.variables.items():
-            print(f"export {name}={shlex.quote(value)}")
+        commands = Commands(self.folder, self.variables)
+        commands.print_variables()
 
-        self._step(
+        commands.step(
             "1/6 phantoms: synthetic chest CTs with known airways",
             "phantoms",
             lambda: (
@@ -51,13 +49,13 @@ class Demo:
                 "--lung-box 5"
             ),
         )
-        self._step(
+        commands.step(
             "2/6 planning and preprocessing",
             "preprocessing",
             lambda: "nnUNetv2_plan_and_preprocess -d 599 -c 3d_fullres -npfp 2 -np 2 --verify_dataset_integrity",
         )
-        self._step("3/6 training, in its short form", "training", self._training_command)
-        self._step(
+        commands.step("3/6 training, in its short form", "training", self._training_command)
+        commands.step(
             "4/6 prediction of the held-out phantoms",
             "prediction",
             lambda: (
@@ -65,49 +63,19 @@ class Demo:
                 f"-d 599 -c 3d_fullres -f 0 -tr {TRAINER} -device {self.device}"
             ),
         )
-        self._step(
+        commands.step(
             "5/6 post-processing",
             "postprocessing",
             lambda: f"nnUNetv2_airway_postprocess -i {shlex.quote(str(predictions))} -o {shlex.quote(str(trees))}",
         )
         print("\n6/6 evaluation")
         evaluation = self.folder / "evaluation"
-        self._run(
+        commands.run(
             f"nnUNetv2_airway_evaluate -ref {shlex.quote(str(raw / 'labelsTs'))} -pred {shlex.quote(str(trees))} "
             f"-o {shlex.quote(str(evaluation))}"
         )
         print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Look at {evaluation / 'cases'}/*.png")
 
     def _training_command(self) -> str:
-        fold = Path(self.variables["nnUNet_results"], DATASET, MODEL, "fold_0")
-        resume = " --c" if any(fold.glob("checkpoint_*.pth")) else ""
-        return f"nnUNetv2_train 599 3d_fullres 0 -tr {TRAINER} -device {self.device}{resume}"
-
-    def _step(self, title: str, name: str, command: Callable[[], str]) -> None:
-        done = self.folder / f".{name}.done"
-        print(f"\n{title}")
-        if done.exists():
-            print("already done")
-            return
-        self._run(command())
-        done.touch()
-
-    def _run(self, line: str) -> None:
-        print(f"$ {line}", flush=True)
-        program, *arguments = shlex.split(line)
-        environment = {**os.environ, **self.variables}
-        code = subprocess.run([_find(program), *arguments], env=environment, check=False).returncode
-        if code:
-            raise ValueError(
-                f"the step above ended with exit code {code}: {line}\nSee its messages; once mended, the same demo "
-                f"command goes on from here."
-            )
-
-
-def _find(program: str) -> str:
-    """Find a console command of this very environment, also where it is not on the path."""
-    here = str(Path(sys.executable).parent)
-    found = shutil.which(program, path=here) or shutil.which(program)
-    if found is None:
-        raise ValueError(f"the command {program} is not installed in this environment ({here})")
-    return found
+        model = Path(self.variables["nnUNet_results"], DATASET, MODEL)
+        return train_command(model, 599, "0", TRAINER, self.device)
