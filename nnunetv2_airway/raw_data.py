@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from nnunetv2_airway.files import write_json
@@ -37,7 +38,7 @@ def require_free_id(folder: Path) -> None:
 
 
 def require_own(folder: Path, settings_file: Path, settings: dict, *, overwrite: bool) -> None:
-    """Check that a folder is empty or not there, or was made by the same command with the same settings.
+    """Check that a folder holds no files or is not there, or was made by the same command with the same settings.
 
     Args:
         folder: the data set.
@@ -48,7 +49,7 @@ def require_own(folder: Path, settings_file: Path, settings: dict, *, overwrite:
     Raises:
         ValueError: it holds something else, or was made with other settings; they are listed.
     """
-    if not folder.exists() or all(content.name.startswith(".") for content in folder.iterdir()):
+    if not any(_visible_files(folder)):  # before the settings, which another process may be writing, and writes first
         return
     if not settings_file.exists():
         raise ValueError(f"{folder} exists and was not made by this command. Choose another -d, -name or -o.")
@@ -67,6 +68,12 @@ def require_own(folder: Path, settings_file: Path, settings: dict, *, overwrite:
             f"{folder} was made with other options ({'; '.join(differing)}). Choose another -d or -o, or make it all "
             f"again with --overwrite."
         )
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent) / name for name in files if not name.startswith("."))
 
 
 def write_dataset_json(folder: Path, *, training: int, description: str, licence: str, reference: str = "") -> None:

@@ -181,10 +181,12 @@ def _clear(destination: Destination) -> None:
             (destination.folder / f"{record.stem}_0000.nii.gz").unlink(missing_ok=True)
     for name in (REPORT, SHEET, SPLITS, "dataset.json"):
         (destination.folder / name).unlink(missing_ok=True)
-    # the records last: they say that the folder is ours
-    for name in (RECORDS,) if destination.only_images else ("imagesTr", "labelsTr", "imagesTs", RECORDS):
+    for name in () if destination.only_images else ("imagesTr", "labelsTr", "imagesTs"):
         if (folder := destination.folder / name).is_dir():
             shutil.rmtree(folder)
+    for entry in destination.records.glob("*"):
+        if entry.name != SETTINGS:  # they say that the folder is ours
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _require_same_sources(cases: Sequence[Case], destination: Destination) -> None:

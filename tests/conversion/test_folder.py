@@ -3,6 +3,7 @@ import json
 import os
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -323,6 +324,23 @@ def test_other_settings_other_sources_and_other_data_are_not_mixed(tmp_path, sou
             convert_cases(
                 source, Destination(mine), partial(same, Options()), left_out={}, description="", overwrite=overwrite
             )
+
+
+def test_a_folder_in_which_another_run_has_just_begun_is_free(source, convert):
+    run, folder = convert
+    (folder / "conversion" / ".partial").mkdir(parents=True)
+    assert list(run(source[:1]).records) == ["a"]
+
+
+def test_a_folder_that_is_being_overwritten_stays_ours(source, convert, monkeypatch):
+    run, folder = convert
+    run(source[:1])
+    monkeypatch.setattr("nnunetv2_airway.conversion.folder.write_json", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(source[1:], overwrite=True)
+    monkeypatch.undo()
+    assert list(contents(folder)) == ["conversion/.settings.json"]
+    assert list(run(source[1:]).records) == ["b", "c"]
 
 
 def test_a_case_that_stands_twice_is_refused_before_any_work(source, convert):
