@@ -1,0 +1,173 @@
+"""Train several trainers with equal budgets, predict held-out cases, and compare the airway trees.
+
+``python benchmarks/study.py -d 598 -trainers nnUNetTrainer nnUNetTrainerWingsLIB -minutes 40``
+
+The data set is any that nnU-Net has planned and preprocessed; the held-out cases are in its ``imagesTs`` and
+``labelsTs``, or in those of other data sets (``-test``).
+Every command is printed; what has ended is skipped, so an interrupted study goes on, and trainers and seeds can be
+added later: the results are those of all runs in the folder.
+"""
+
+import argparse
+import ast
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
+from study_results import write_results
+
+from nnunetv2_airway.cli.common import dataset_id, positive, run
+from nnunetv2_airway.commands import Commands, train_command
+from nnunetv2_airway.files import write_json
+
+TRAINERS = Path(__file__).parent / "study_trainers"
+FOLD = "all"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A trainer, on a data set of its own or with attributes of its own."""
+
+    text: str
+    trainer: str
+    dataset: int | None
+    attributes: dict
+
+    @classmethod
+    def parse(cls, text: str) -> "Variant":
+        """Read ``NAME[@DATASET][:ATTRIBUTE=VALUE;...]``.
+
+        Raises:
+            argparse.ArgumentTypeError: it is something else.
+        """
+        name, _, rest = text.partition(":")
+        trainer, _, dataset = name.partition("@")
+        try:
+            pairs = [pair.split("=", 1) for pair in rest.split(";") if pair]
+            attributes = {key.strip(): ast.literal_eval(value.strip()) for key, value in pairs}
+            return cls(text, trainer, int(dataset) if dataset else None, attributes)
+        except (ValueError, SyntaxError) as error:
+            raise argparse.ArgumentTypeError(
+                f"NAME, NAME@DATASET or NAME:ATTRIBUTE=VALUE;ATTRIBUTE=VALUE is needed, got {text!r}"
+            ) from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-d", type=dataset_id, required=True, metavar="ID", help="data set, preprocessed")
+    parser.add_argument(
+        "-trainers", type=Variant.parse, nargs="+", required=True, metavar="TRAINER",
+        help="names; NAME@ID trains on another data set, NAME:learning_rate=0.003;phases.1.weights=() with other "
+        "attributes; of a phase, loss and weights are named as in losses.rows, sampling by its shares",
+    )  # fmt: skip
+    parser.add_argument(
+        "-test", type=dataset_id, nargs="+", metavar="ID", help="data sets that hold the held-out cases (default: -d)"
+    )
+    parser.add_argument("-seeds", type=int, nargs="+", default=[0], metavar="N", help="default: 0")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("-minutes", type=float, metavar="M", help="of each training")
+    budget.add_argument("-patches", type=positive, metavar="N", help="seen in each training")
+    parser.add_argument("-epochs", type=positive, default=30, metavar="N", help="of each training (default: 30)")
+    parser.add_argument(
+        "-patch", type=positive, nargs=3, metavar=("Z", "Y", "X"), help="patch size of all (default: each one's own)"
+    )
+    parser.add_argument("-batch", type=positive, default=2, metavar="N", help="batch size, with -patch (default: 2)")
+    parser.add_argument("-device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("-o", type=Path, default=Path("airway_study"), metavar="FOLDER", help="default: %(default)s")
+    return parser
+
+
+def main() -> None:
+    """Run as a command."""
+    args = build_parser().parse_args()
+    run(lambda: _study(args))
+
+
+def _study(args: argparse.Namespace) -> None:
+    for seed in args.seeds:
+        for variant in args.trainers:
+            one_run(args, variant, seed)
+            write_results(args.o)
+
+
+def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
+    """Train, predict, post-process and evaluate, as far as this has not been done."""
+    settings = {
+        "attributes": variant.attributes, "seed": seed, "minutes": args.minutes, "patches": args.patches,
+        "epochs": args.epochs, "patch": args.patch, "batch": args.batch, "checkpoint_every": 2, "validation": 4,
+    }  # fmt: skip
+    folder = args.o.resolve() / "runs" / f"{variant.text}, seed {seed}"
+    _same_settings(folder, settings)
+    number = variant.dataset or args.d
+    dataset, trainer = convert_id_to_dataset_name(number), f"{variant.trainer}_study"
+    others = os.environ.get("nnUNet_extTrainer", "")
+    commands = Commands(
+        folder,
+        {
+            "nnUNet_results": str(folder),
+            "nnUNet_extTrainer": os.pathsep.join(filter(None, (others, str(TRAINERS)))),
+            "AIRWAY_STUDY": json.dumps(settings),
+            "nnUNet_compile": os.environ.get("nnUNet_compile", "f"),
+        },
+    )
+    commands.print_variables()
+    model = folder / dataset / f"{trainer}__nnUNetPlans__3d_fullres"
+    name = folder.name
+    commands.step(f"{name}: training", "training", lambda: train_command(model, number, FOLD, trainer, args.device))
+    network = f"-d {number} -c 3d_fullres -f {FOLD} -tr {trainer} -device {args.device} --disable_tta"
+    for test in args.test or [args.d]:
+        _held_out_cases(commands, f"{name}, cases of {test}", test, network)
+    write_json(folder / "run.json", {"trainer": variant.text, "device": args.device, **settings, **_cost(model)})
+
+
+def _held_out_cases(commands: Commands, title: str, test: int, network: str) -> None:
+    """Predict, post-process and evaluate the held-out cases of a data set."""
+    raw = Path(os.environ["nnUNet_raw"], convert_id_to_dataset_name(test))
+    images, labels = (shlex.quote(str(raw / name)) for name in ("imagesTs", "labelsTs"))
+    predictions, trees, evaluation = (
+        shlex.quote(str(commands.folder / name / raw.name)) for name in ("predictions", "trees", "evaluation")
+    )
+    commands.step(
+        f"{title}: prediction", f"prediction_{test}",
+        lambda: f"nnUNetv2_predict -i {images} -o {predictions} {network} --continue_prediction",
+    )  # fmt: skip
+    commands.step(
+        f"{title}: post-processing", f"postprocessing_{test}",
+        lambda: f"nnUNetv2_airway_postprocess -i {predictions} -o {trees}",
+    )  # fmt: skip
+    commands.step(
+        f"{title}: evaluation", f"evaluation_{test}",
+        lambda: f"nnUNetv2_airway_evaluate -ref {labels} -pred {trees} -o {evaluation}",
+    )  # fmt: skip
+
+
+def _same_settings(folder: Path, settings: dict) -> None:
+    file = folder / "settings.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, settings)
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    if earlier != settings:
+        raise ValueError(f"{folder} was begun with {earlier}, not with {settings}: choose another folder with -o")
+
+
+def _cost(model: Path) -> dict[str, float]:
+    """Read from nnU-Net's log what a training has cost."""
+    checkpoint = torch.load(model / f"fold_{FOLD}" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    log, plans = checkpoint["logging"], checkpoint["init_args"]["plans"]
+    ended, started = (sum(log[f"epoch_{which}_timestamps"]) for which in ("end", "start"))
+    row = plans["configurations"]["3d_fullres"]
+    return {
+        "minutes_trained": (ended - started) / 60,
+        "patches_seen": sum(log["study_iterations"]) * row["batch_size"],
+        "patch_size": list(row["patch_size"]),
+    }
+
+
+if __name__ == "__main__":
+    main()

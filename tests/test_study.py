@@ -1,0 +1,167 @@
+"""The study gives equal budgets, goes on where it stopped, and its table says what was measured."""
+
+import json
+from argparse import ArgumentTypeError
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import study
+from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import nnUNetTrainerDiceLoss
+from study_results import read_runs, table, write_results
+from study_trainers import shortened
+
+from nnunetv2_airway.files import write_json
+from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE
+from nnunetv2_airway.schedule import Phase, Sampling
+from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB
+from nnunetv2_airway.trainers.zheng import nnUNetTrainerWingsGUL
+
+
+def test_a_schedule_keeps_its_shares():
+    phases = shortened.scaled(nnUNetTrainerWingsLIB.phases, 30)
+    assert [phase.epochs for phase in phases] == [20, 1, 9]
+    assert [phase.sampling for phase in phases] == [phase.sampling for phase in nnUNetTrainerWingsLIB.phases]
+    assert [phase.epochs for phase in shortened.scaled(nnUNetTrainerWingsLIB.phases, 3)] == [1, 1, 1]
+    assert shortened.scaled((Phase(100, DICE, steps=(50, 90)),), 10)[0].steps == (5, 9)
+    assert sum(phase.epochs for phase in shortened.scaled(nnUNetTrainerWingsGUL.phases, 17)) == 17
+
+
+def test_a_schedule_is_changed_by_names():
+    changes = {
+        "phases.0.epochs": 50, "phases.0.sampling": None, "phases.1.sampling": {"small": 0.5, "random": 0.5},
+        "phases.2.weights": ("LOCAL_IMBALANCE",), "phases.2.loss": "DICE",
+    }  # fmt: skip
+    first, second, third = nnUNetTrainerWingsLIB.phases
+    assert shortened.changed(nnUNetTrainerWingsLIB.phases, changes) == (
+        replace(first, epochs=50, sampling=None),
+        replace(second, sampling=Sampling(small=0.5, random=0.5)),
+        replace(third, weights=(LOCAL_IMBALANCE,), loss=DICE),
+    )
+
+
+@pytest.mark.parametrize("patch", [None, [64, 48, 64]])
+def test_any_trainer_has_a_short_form(monkeypatch, patch):
+    given = {"learning_rate": 0.003, "phases.1.weights": []}
+    settings = {"attributes": given, "epochs": 30, "patch": patch, "batch": 3}
+    monkeypatch.setattr(shortened, "SETTINGS", settings)
+    own = shortened.short_form(nnUNetTrainerWingsLIB)
+    assert issubclass(own, nnUNetTrainerWingsLIB) and own.learning_rate == 0.003
+    assert [len(phase.weights) for phase in own.phases] == [0, 0, 2]
+    assert sum(phase.epochs for phase in own.phases) == 30
+    expected = (tuple(patch), 3) if patch else (nnUNetTrainerWingsLIB.plans_patch_size, 32)
+    assert (own.plans_patch_size, own.plans_batch_size) == expected
+
+
+def test_the_short_form_is_found_by_its_name(monkeypatch):
+    monkeypatch.setattr(shortened, "SETTINGS", {"attributes": {}, "epochs": 30, "patch": None})
+    assert issubclass(shortened.nnUNetTrainerDiceLoss_study, nnUNetTrainerDiceLoss)
+    assert shortened.nnUNetTrainerDiceLoss_study.__name__ == "nnUNetTrainerDiceLoss_study"
+    assert not hasattr(shortened, "nnUNetTrainerDiceLoss")
+    with pytest.raises(RuntimeError, match="nnUNetTrainerNowhere"):
+        _ = shortened.nnUNetTrainerNowhere_study
+
+
+class Log:
+    """The part of a trainer that tells how long its epochs took."""
+
+    def __init__(self, seconds, iterations, epochs):
+        ends = [sum(seconds[: index + 1]) for index in range(len(seconds))]
+        logged = {
+            "epoch_start_timestamps": [*(end - each for end, each in zip(ends, seconds, strict=True)), ends[-1:]],
+            "epoch_end_timestamps": ends,
+            shortened.ITERATIONS: iterations,
+        }
+        self.logger = SimpleNamespace(local_logger=SimpleNamespace(my_fantastic_logging=logged))
+        self.num_epochs, self.current_epoch, self.batch_size = epochs, len(seconds), 2
+
+
+def iterations(monkeypatch, log, passed=0.0, **budget):
+    monkeypatch.setattr(shortened, "SETTINGS", {"patches": None, "minutes": None, **budget})
+    return shortened.Shortened._iterations(log, passed)
+
+
+def test_time_is_shared_among_the_epochs_that_are_left(monkeypatch):
+    assert iterations(monkeypatch, Log([], [], 10), minutes=10) == shortened.FIRST_ITERATIONS
+    # 8 iterations took 24 s, 3 s each; 576 s are left for 9 epochs
+    assert iterations(monkeypatch, Log([24.0], [8], 10), minutes=10) == round(576 / 9 / 3)
+    # an epoch that mined does not count as slow, and its time is gone
+    assert iterations(monkeypatch, Log([24.0, 200.0], [8, 10], 10), minutes=10) == round(376 / 8 / 3)
+    assert iterations(monkeypatch, Log([24.0], [8], 10), passed=300, minutes=10) == round(276 / 9 / 3)
+    assert iterations(monkeypatch, Log([700.0], [8], 10), minutes=10) == 1
+
+
+def test_patches_are_shared_among_the_epochs(monkeypatch):
+    done = []
+    for _ in range(7):
+        done.append(iterations(monkeypatch, Log([1.0] * len(done), done, 7), patches=100))
+    assert 2 * sum(done) == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nnUNetTrainer", ("nnUNetTrainer", None, {})),
+        ("A@598", ("A", 598, {})),
+        ("A@5:learning_rate=3e-3;windows=('tang',)", ("A", 5, {"learning_rate": 0.003, "windows": ("tang",)})),
+    ],
+)
+def test_variants_are_read(text, expected):
+    variant = study.Variant.parse(text)
+    assert (variant.trainer, variant.dataset, variant.attributes) == expected and variant.text == text
+
+
+@pytest.mark.parametrize("text", ["A:b", "A@x", "A:b=c d"])
+def test_what_is_no_variant_is_refused(text):
+    with pytest.raises(ArgumentTypeError, match="NAME@DATASET"):
+        study.Variant.parse(text)
+
+
+def evaluated(folder, trainer, seed, lengths):
+    run = folder / "runs" / f"{trainer}, seed {seed}"
+    (run / "evaluation" / "Dataset598_T").mkdir(parents=True)
+    write_json(run / "run.json", {"trainer": trainer, "seed": seed, "minutes_trained": 2.0, "patches_seen": 64})
+    cases = [
+        {
+            "case": case,
+            "metrics": {
+                "tree_length_detected": length, "branch_detected": 50.0, "dice": 80.0, "precision": 90.0,
+                "exact09": {"leakage_volume_mm3": 10.0}, "by_diameter": {"0-2": {"tree_length_detected": None}},
+            },
+        }
+        for case, length in lengths.items()
+    ]  # fmt: skip
+    write_json(run / "evaluation" / "Dataset598_T" / "summary.json", {"metric_per_case": cases})
+
+
+def test_the_table_pairs_cases_and_seeds(tmp_path):
+    evaluated(tmp_path, "Other", 0, {"b": 78.0, "a": 64.0})
+    evaluated(tmp_path, "Other", 1, {"b": 71.0})
+    evaluated(tmp_path, "nnUNetTrainer@3", 0, {"a": 60.0, "b": 70.0})
+    evaluated(tmp_path, "nnUNetTrainer@3", 1, {"a": 62.0, "b": 72.0})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(read_runs(tmp_path)).splitlines()]
+    assert rows[0][:3] == ["cases of", "trainer", "length %"]
+    assert [row[:3] for row in rows[2:4]] == [
+        ["Dataset598_T", "nnUNetTrainer@3", "66.0 ± 5.9"], ["Dataset598_T", "Other", "71.0 ± 7.0"],
+    ]  # fmt: skip
+    # by seed and case: 78 - 70, 64 - 60, 71 - 72
+    assert rows[4][1:3] == ["Other - nnUNetTrainer@3", "+3.7 ± 4.5, 2 of 3 up"]
+    assert rows[2][rows[0].index("length %, 0-2 mm")] == "-" and rows[2][-2:] == ["2", "64"]
+
+
+def test_one_line_a_run_and_a_figure(tmp_path):
+    evaluated(tmp_path, "nnUNetTrainer", 0, {"a": 60.0, "b": 70.0})
+    evaluated(tmp_path, "Other", 0, {"a": 60.0})
+    (tmp_path / "runs" / "begun" / "evaluation").mkdir(parents=True)
+    write_results(tmp_path)
+    lines = (tmp_path / "runs.csv").read_text().splitlines()
+    assert len(lines) == 3 and lines[1].startswith("nnUNetTrainer,0,2.0,64,65.0,")
+    assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_run_with_another_budget_is_refused(tmp_path):
+    study._same_settings(tmp_path / "run", {"minutes": 40})
+    study._same_settings(tmp_path / "run", {"minutes": 40})
+    with pytest.raises(ValueError, match="another folder with -o"):
+        study._same_settings(tmp_path / "run", {"minutes": 50})
+    assert json.loads((tmp_path / "run" / "settings.json").read_text()) == {"minutes": 40}
