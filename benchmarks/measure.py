@@ -1,11 +1,13 @@
 """What is measured, how, and the table of it."""
 
 import gc
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -145,3 +147,18 @@ def table(results: Iterable[Measured]) -> str:
         reached = "yes" if result.reached else "no"
         lines.append(f"| {row.what} | {row.against} | {ours} | {theirs} | {ratio} | {row.reach} | {reached} |")
     return "\n".join(lines) + "\n"
+
+
+def machine(device: str) -> str:
+    """Say on which machine and with what is measured."""
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
+    programs = ", ".join(f"{package} {version(package)}" for package in ("nnunetv2", "torch", "scipy", "scikit-image"))
+    return f"{name}, Python {platform.python_version()}, {programs}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())

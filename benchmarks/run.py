@@ -6,11 +6,9 @@ a machine whose speed changes.
 
 import argparse
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import growth
@@ -20,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import volumes
-from measure import Row, measure, table
+from measure import Row, machine, measure, table
 
 from nnunetv2_airway.files import write_text
 from nnunetv2_airway.images import read_mask
@@ -54,7 +52,7 @@ def main() -> None:
             print(*table(results[-1:]).splitlines()[2:], flush=True)
     arguments.o.mkdir(parents=True, exist_ok=True)
     if not arguments.only:
-        text = machine(arguments.device) + "\n" + table(results)
+        text = f"{date.today()}, {machine(arguments.device)}\n\n{table(results)}"
         write_text(arguments.o / f"{arguments.device}.md", text)
         if arguments.readme:
             write_text(README, into(README.read_text(encoding="utf-8"), text, arguments.device))
@@ -73,21 +71,6 @@ def _rows(device: str, mask: np.ndarray, spacing: tuple[float, float, float], na
 def _real(file: Path) -> tuple[np.ndarray, tuple[float, float, float], str]:
     image = read_mask(file)
     return sitk.GetArrayFromImage(image), image.GetSpacing()[::-1], "a real tree"
-
-
-def machine(device: str) -> str:
-    """Say when, with what and on which machine."""
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
-    programs = ", ".join(f"{package} {version(package)}" for package in ("nnunetv2", "torch", "scipy", "scikit-image"))
-    return f"{date.today()}, {name}, Python {platform.python_version()}, {programs}\n"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def into(readme: str, text: str, device: str) -> str:

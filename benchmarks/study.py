@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from measure import machine
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 from study_results import write_results
 
@@ -122,7 +123,9 @@ def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
     network = f"-d {number} -c 3d_fullres -f {FOLD} -tr {trainer} -device {args.device} --disable_tta"
     for test in args.test or [args.d]:
         _held_out_cases(commands, f"{name}, cases of {test}", test, network)
-    write_json(folder / "run.json", {"trainer": variant.text, "device": args.device, **settings, **_cost(model)})
+    write_json(
+        folder / "run.json", {"trainer": variant.text, "machine": machine(args.device), **settings, **_cost(model)}
+    )
 
 
 def _held_out_cases(commands: Commands, title: str, test: int, network: str) -> None:
