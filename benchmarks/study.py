@@ -5,7 +5,8 @@
 The data set is any that nnU-Net has planned and preprocessed; the held-out cases are in its ``imagesTs`` and
 ``labelsTs``, or in those of other data sets (``-test``).
 Every command is printed; what has ended is skipped, so an interrupted study goes on, and trainers and seeds can be
-added later: the results are those of all runs in the folder.
+added later: the results are those of all runs in the folder. Its ``runs.csv`` is enough for that: runs that it lists
+are not done again, so a study goes on from it on another machine.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 from measure import machine
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
-from study_results import write_results
+from study_results import LIST, listed_runs, write_results
 
 from nnunetv2_airway.cli.common import dataset_id, positive, run
 from nnunetv2_airway.commands import Commands, train_command
@@ -102,7 +103,11 @@ def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
         "attributes": variant.attributes, "seed": seed, "minutes": args.minutes, "patches": args.patches,
         "epochs": args.epochs, "patch": args.patch, "batch": args.batch, "checkpoint_every": 2, "validation": 4,
     }  # fmt: skip
+    settings = json.loads(json.dumps(settings))  # as they are read again
     folder = args.o.resolve() / "runs" / f"{variant.text}, seed {seed}"
+    if _is_listed(args.o, variant.text, settings):
+        print(f"\n{folder.name}: in {args.o / LIST}")
+        return
     _same_settings(folder, settings)
     number = variant.dataset or args.d
     dataset, trainer = convert_id_to_dataset_name(number), f"{variant.trainer}_study"
@@ -149,14 +154,26 @@ def _held_out_cases(commands: Commands, title: str, test: int, network: str) -> 
     )  # fmt: skip
 
 
+def _is_listed(folder: Path, trainer: str, settings: dict) -> bool:
+    for listed in listed_runs(folder):
+        if (listed.trainer, listed.facts["seed"]) == (trainer, settings["seed"]):
+            facts = {name: listed.facts.get(name) for name in settings}
+            _require_same(f"{trainer} in {folder / LIST}", facts, settings)
+            return True
+    return False
+
+
 def _same_settings(folder: Path, settings: dict) -> None:
     file = folder / "settings.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file, settings)
-    earlier = json.loads(file.read_text(encoding="utf-8"))
+    _require_same(str(folder), json.loads(file.read_text(encoding="utf-8")), settings)
+
+
+def _require_same(name: str, earlier: dict, settings: dict) -> None:
     if earlier != settings:
-        raise ValueError(f"{folder} was begun with {earlier}, not with {settings}: choose another folder with -o")
+        raise ValueError(f"{name} was begun with {earlier}, not with {settings}: choose another folder with -o")
 
 
 def _cost(model: Path) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The study's table, figure and list of runs."""
 
+import csv
 import json
 import re
 import statistics
@@ -22,9 +23,11 @@ FIGURES = {
     "leakage mm3": "exact09.leakage_volume_mm3",
 }
 LENGTHS = {f"length %, {name} mm": f"by_diameter.{name}.tree_length_detected" for name in DIAMETERS}
+COLUMNS = FIGURES | LENGTHS
 STOCK = "nnUNetTrainer"
 COSTS = ("minutes_trained", "patches_seen")
-
+LIST = "runs.csv"
+"""A line for each run, with all that the results are made of."""
 
 Key = tuple[str, str, int]
 """Data set of a held-out case, its name, and the seed of the training."""
@@ -44,17 +47,61 @@ class Run:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """Read all runs of a study that have ended, in the order in which they did."""
-    runs = []
+    """Read all runs of a study that have ended: those listed, and those in the folder, which count where both are."""
+    runs = {(run.trainer, run.facts["seed"]): run for run in listed_runs(folder)}
     for file in sorted(folder.glob("runs/*/run.json"), key=lambda file: file.stat().st_mtime):
         summaries = sorted(file.parent.glob("evaluation/*/summary.json"))
         cases = {
-            (summary.parent.name, row["case"]): dict(flatten(row["metrics"]))
+            (summary.parent.name, row["case"]): _figures(dict(flatten(row["metrics"])))
             for summary in summaries
             for row in json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]
         }
-        runs.append(Run(json.loads(file.read_text(encoding="utf-8")), cases))
+        run = Run(json.loads(file.read_text(encoding="utf-8")), cases)
+        runs[run.trainer, run.facts["seed"]] = run
+    return list(runs.values())
+
+
+def _figures(all_of_them: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: all_of_them.get(name) for name in COLUMNS.values()}
+
+
+def listed_runs(folder: Path) -> list[Run]:
+    """Read the runs that ``runs.csv`` lists.
+
+    Raises:
+        ValueError: a column is missing; it is named.
+    """
+    file = folder / LIST
+    if not file.exists():
+        return []
+    runs = []
+    with file.open(newline="", encoding="utf-8") as lines:
+        for line in csv.DictReader(lines):
+            facts, cases = {}, {}
+            for title, cell in line.items():
+                dataset, separator, rest = title.partition("/")
+                if separator:
+                    case, figure = rest.rsplit(" ", 1)
+                    cases.setdefault((dataset, case), {})[figure] = _value(cell)
+                else:
+                    facts[title] = _value(cell)
+            if missing := {"trainer", "seed", *COSTS} - facts.keys():
+                raise ValueError(f"{file} needs the columns {', '.join(sorted(missing))}: correct it or move it away")
+            # the columns are those of the cases of all runs
+            runs.append(Run(facts, {case: found for case, found in cases.items() if set(found.values()) != {None}}))
     return runs
+
+
+def _value(cell: str):
+    """Read what ``_cell`` has written."""
+    try:
+        return json.loads(cell) if cell else None
+    except json.JSONDecodeError:
+        return cell
+
+
+def _cell(value) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
 def test_sets(runs: Sequence[Run]) -> list[str]:
@@ -85,18 +132,17 @@ def table(runs: Sequence[Run]) -> str:
     larger. Where stock nnU-Net is not among the runs, the differences are those to the first trainer.
     """
     trainers = trainer_names(runs)
-    columns = {**FIGURES, **LENGTHS}
-    head = ["cases of", "trainer", *columns, "minutes", "patches"]
+    head = ["cases of", "trainer", *COLUMNS, "minutes", "patches"]
     lines = [_row(head), _row(["---"] * len(head))]
     for test in test_sets(runs):
         for trainer in trainers:
             own = [run for run in runs if run.trainer == trainer]
-            cells = [_spread(values(runs, trainer, figure, test).values()) for figure in columns.values()]
+            cells = [_spread(values(runs, trainer, figure, test).values()) for figure in COLUMNS.values()]
             cells += [f"{statistics.fmean(run.facts[name] for run in own):.0f}" for name in COSTS]
             lines.append(_row([test, trainer, *cells]))
         for trainer in trainers[1:]:
             cells = []
-            for figure in columns.values():
+            for figure in COLUMNS.values():
                 first, other = values(runs, trainers[0], figure, test), values(runs, trainer, figure, test)
                 differences = [other[key] - first[key] for key in first.keys() & other.keys()]
                 larger = sum(difference > 0 for difference in differences)
@@ -161,17 +207,16 @@ def write_results(folder: Path) -> None:
     """Write ``runs.csv``, ``study.md`` and ``study.png`` of the runs that have ended."""
     runs = read_runs(folder)
     names = list(dict.fromkeys(name for run in runs for name in run.facts))
-    columns = [(test, figure) for test in test_sets(runs) for figure in (FIGURES | LENGTHS).values()]
+    cases = sorted({case for run in runs for case in run.cases})
     rows = [
-        [*(run.facts.get(name) for name in names), *(_mean(run, test, figure) for test, figure in columns)]
+        [
+            *(_cell(run.facts.get(name)) for name in names),
+            *(_cell(run.cases.get(case, {}).get(figure)) for case in cases for figure in COLUMNS.values()),
+        ]
         for run in runs
     ]
-    write_csv(folder / "runs.csv", [*names, *(f"{test} {figure}" for test, figure in columns)], rows)
+    titles = [f"{dataset}/{case} {figure}" for dataset, case in cases for figure in COLUMNS.values()]
+    write_csv(folder / LIST, [*names, *titles], rows)
     write_text(folder / "study.md", table(runs))
     draw(folder / "study.png", runs)
-    print(f"\n{table(runs)}\nfrom {len(runs)} runs; in {folder}: runs.csv, study.md, study.png")
-
-
-def _mean(run: Run, test: str, figure: str) -> float | None:
-    defined = values([run], run.trainer, figure, test).values()
-    return statistics.fmean(defined) if defined else None
+    print(f"\n{table(runs)}\nfrom {len(runs)} runs; in {folder}: {LIST}, study.md, study.png")

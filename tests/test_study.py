@@ -1,6 +1,7 @@
 """The study gives equal budgets, goes on where it stopped, and its table says what was measured."""
 
 import json
+import shutil
 from argparse import ArgumentTypeError
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import study
 from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import nnUNetTrainerDiceLoss
-from study_results import read_runs, table, write_results
+from study_results import LIST, read_runs, table, write_results
 from study_trainers import shortened
 
 from nnunetv2_airway.files import write_json
@@ -120,7 +121,11 @@ def test_what_is_no_variant_is_refused(text):
 def evaluated(folder, trainer, seed, lengths):
     run = folder / "runs" / f"{trainer}, seed {seed}"
     (run / "evaluation" / "Dataset598_T").mkdir(parents=True)
-    write_json(run / "run.json", {"trainer": trainer, "seed": seed, "minutes_trained": 2.0, "patches_seen": 64})
+    facts = {
+        "trainer": trainer, "seed": seed, "minutes_trained": 2.0, "patches_seen": 64, "machine": "3, fast",
+        "attributes": {"phases.1.weights": []}, "minutes": None,
+    }  # fmt: skip
+    write_json(run / "run.json", facts)
     cases = [
         {
             "case": case,
@@ -155,8 +160,34 @@ def test_one_line_a_run_and_a_figure(tmp_path):
     (tmp_path / "runs" / "begun" / "evaluation").mkdir(parents=True)
     write_results(tmp_path)
     lines = (tmp_path / "runs.csv").read_text().splitlines()
-    assert len(lines) == 3 and lines[1].startswith("nnUNetTrainer,0,2.0,64,65.0,")
+    assert len(lines) == 3 and lines[1].startswith("nnUNetTrainer,0,2.0,64,")
     assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_list_is_enough_to_go_on(tmp_path):
+    evaluated(tmp_path / "first", "nnUNetTrainer", 0, {"a": 60.0, "b c": 70.0})
+    evaluated(tmp_path / "first", "Other:x={'y': 1}", 0, {"a": 60.0})
+    write_results(tmp_path / "first")
+    listed = tmp_path / "second" / LIST
+    listed.parent.mkdir()
+    shutil.copy(tmp_path / "first" / LIST, listed)
+    assert read_runs(listed.parent) == read_runs(tmp_path / "first")
+    write_results(listed.parent)
+    assert listed.read_text() == (tmp_path / "first" / LIST).read_text()
+    evaluated(listed.parent, "nnUNetTrainer", 0, {"a": 61.0})  # done again
+    evaluated(listed.parent, "Third", 0, {"d": 62.0})
+    again, other, third = read_runs(listed.parent)
+    assert again.cases["Dataset598_T", "a"]["tree_length_detected"] == 61.0
+    assert other.trainer == "Other:x={'y': 1}" and third.cases.keys() == {("Dataset598_T", "d")}
+
+    settings = {"seed": 0, "attributes": {"phases.1.weights": []}, "minutes": None}
+    assert study._is_listed(listed.parent, "nnUNetTrainer", settings)
+    assert not study._is_listed(listed.parent, "nnUNetTrainer", {**settings, "seed": 1})
+    with pytest.raises(ValueError, match=r"nnUNetTrainer in .*runs\.csv was begun with .*another folder"):
+        study._is_listed(listed.parent, "nnUNetTrainer", {**settings, "minutes": 5})
+    listed.write_text("trainer,seed\nA,0\n")
+    with pytest.raises(ValueError, match=r"runs\.csv needs the columns minutes_trained, patches_seen"):
+        read_runs(listed.parent)
 
 
 def test_a_run_with_another_budget_is_refused(tmp_path):
