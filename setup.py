@@ -87,8 +87,11 @@ setup(
         "connected-components-3d",
         "matplotlib",
         "tqdm",
+        "trimesh>=4.6",
+        "fast-simplification>=0.1.9",
+        "plyfile>=1",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77"]},
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77", "vtk>=9.3"]},
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",

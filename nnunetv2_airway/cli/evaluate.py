@@ -37,6 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="the labels that are airway, in both folders (default: the only one besides 0)",
     )
     parser.add_argument(
+        "--export",
+        action="store_true",
+        help="also write the surface (PLY) and the centerline tree (VTK PolyData, JSON) of each reference and "
+        "prediction to export/, in mm, in the world coordinates of NIfTI files (RAS)",
+    )
+    parser.add_argument(
         "--chill", action="store_true", help="a reference without a prediction is listed, but is no failure"
     )
     return parser
@@ -54,7 +60,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from nnunetv2_airway.evaluation.summary import is_empty, table
 
     output = args.o or args.pred / "evaluation"
-    evaluation = evaluate_folder(args.ref, args.pred, output, airway=args.l, processes=args.np)
+    evaluation = evaluate_folder(args.ref, args.pred, output, airway=args.l, processes=args.np, export=args.export)
     if evaluation.cases:
         earlier = sum("from_earlier" in record for record in evaluation.cases.values())
         if earlier:

@@ -55,7 +55,7 @@ def measure_branches(tree: AirwayTree, spacing: Sequence[float]) -> list[Branch]
     if not tree.num_branches:
         return []
     lengths, diameters = _lengths_and_diameters(tree, spacing)
-    from_trachea = _distance_from_trachea(tree, spacing)
+    from_trachea, _ = paths_from_trachea(tree, spacing)
     branches = []
     for number, (length, diameter) in enumerate(zip(lengths, diameters, strict=True), start=1):
         own = np.flatnonzero(tree.line_branch == number)
@@ -78,7 +78,7 @@ def nearest_branch(tree: AirwayTree, mask: np.ndarray, spacing: Sequence[float])
         (N,) for the mask's voxels in the order of memory.
     """
     if np.count_nonzero(mask) <= MANY:
-        return tree.line_branch[_nearest_on_line(tree, np.argwhere(mask), spacing)]
+        return tree.line_branch[nearest_on_line(tree, np.argwhere(mask), spacing)]
     away = np.ones(mask.shape, bool)
     away[tuple(tree.line.T)] = False
     branch = np.zeros(mask.shape, tree.line_branch.dtype)
@@ -88,7 +88,17 @@ def nearest_branch(tree: AirwayTree, mask: np.ndarray, spacing: Sequence[float])
     return np.concatenate([branch[tuple(places[:, plane][:, inside])] for plane, inside in enumerate(mask)])
 
 
-def _nearest_on_line(tree: AirwayTree, voxels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def nearest_on_line(tree: AirwayTree, voxels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Find the centerline voxel that is nearest in mm to each place.
+
+    Args:
+        tree: as ``parse_tree`` returns it, with at least one branch.
+        voxels: (N, 3) as (plane, row, column), also between voxels.
+        spacing: (z, y, x) in mm.
+
+    Returns:
+        (N,) indices into ``tree.line``.
+    """
     ratios = _ratios(spacing)
     return KDTree(tree.line * ratios).query(voxels * ratios)[1]
 
@@ -125,7 +135,7 @@ def _walk(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.nd
 
 def _lengths_and_diameters(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     length, neighbours = _walk(tree, spacing)
-    volume = np.bincount(_nearest_on_line(tree, tree.voxels, spacing), minlength=len(tree.line)) * np.prod(spacing)
+    volume = np.bincount(nearest_on_line(tree, tree.voxels, spacing), minlength=len(tree.line)) * np.prod(spacing)
     inner = neighbours > 1
 
     def by_branch(values: np.ndarray) -> np.ndarray:
@@ -144,12 +154,21 @@ def _line_graph(tree: AirwayTree, spacing: Sequence[float]) -> csr_array:
     return csr_array((distance, tuple(pairs.T)), shape=(len(tree.line),) * 2)
 
 
-def _distance_from_trachea(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:
-    """Distance along the centerline from the trachea's free end, in units of the shortest side of a voxel, (M,)."""
+def paths_from_trachea(tree: AirwayTree, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Follow the centerline from the trachea's free end.
+
+    Args:
+        tree: as ``parse_tree`` returns it, with at least one branch.
+        spacing: (z, y, x) in mm.
+
+    Returns:
+        For each voxel of ``tree.line`` how far it is along the shortest way, (M,) in units of the shortest side of a
+        voxel, and which voxel comes before it, (M,), negative for the first.
+    """
     graph = _line_graph(tree, spacing)
     in_trachea = tree.line_branch == np.flatnonzero(tree.generations == 0)[0] + 1
     # the free end is the farthest from all other branches, or where there are none, from any voxel
     others = np.flatnonzero(~in_trachea) if not in_trachea.all() else [0]
     distance = dijkstra(graph, directed=False, indices=others, min_only=True)
     free_end = np.where(in_trachea & np.isfinite(distance), distance, -1).argmax()
-    return dijkstra(graph, directed=False, indices=free_end)
+    return dijkstra(graph, directed=False, indices=free_end, return_predecessors=True)

@@ -5,7 +5,7 @@ evaluation goes on where it stopped.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.evaluation import tree_store
+from nnunetv2_airway.evaluation.branches import measure_branches
+from nnunetv2_airway.evaluation.export import write_centerline, write_surface
 from nnunetv2_airway.evaluation.metrics import Comparison, compare
 from nnunetv2_airway.evaluation.projections import write_projections
-from nnunetv2_airway.evaluation.tree import AirwayTree
+from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
 from nnunetv2_airway.files import read_record, without_nan, write_record
 from nnunetv2_airway.images import Grid, read_mask, require_same_geometry
 
@@ -24,7 +26,13 @@ FORMAT = f"1 {tree_store.FORMAT}"
 
 
 def evaluate_files(
-    case: str, reference_file: Path, prediction_file: Path, folder: Path, trees: Path, airway: Collection[int] | None
+    case: str,
+    reference_file: Path,
+    prediction_file: Path,
+    folder: Path,
+    trees: Path,
+    airway: Collection[int] | None,
+    export: bool = False,
 ) -> dict:
     """Evaluate one case, write ``NAME.json`` and ``NAME.png``, or read what an evaluation of the same files wrote.
 
@@ -35,6 +43,7 @@ def evaluate_files(
         folder: for record and picture.
         trees: folder for the reference's parsed tree.
         airway: the values that are airway; by default the only one besides 0.
+        export: also write surface and centerline tree of both, see ``exported_files``.
 
     Returns:
         The record: both files, ``metrics`` as ``evaluate_case`` gives them with None for nan, ``branches``, each with
@@ -48,7 +57,8 @@ def evaluate_files(
     fingerprint = [FORMAT, digests["reference"], digests["prediction"], airway and sorted(airway)]
     record_file, picture = folder / f"{case}.json", folder / f"{case}.png"
     earlier = read_record(record_file)
-    if earlier.get("fingerprint") == fingerprint and picture.exists():
+    wanted = [picture, *(exported_files(folder, case) if export else [])]
+    if earlier.get("fingerprint") == fingerprint and all(file.exists() for file in wanted):
         files = {"reference_file": str(reference_file), "prediction_file": str(prediction_file)}
         return {**earlier, **files, "from_earlier": True}
 
@@ -63,6 +73,8 @@ def evaluate_files(
     metrics = comparison.figures()
     left_out = np.count_nonzero(mask) - np.count_nonzero(mask[tuple(tree.voxels.T)])
     _draw(picture, case, prediction, reference, tree, comparison, metrics)
+    if export:
+        _export(exported_files(folder, case), prediction, reference, tree, comparison)
     record = without_nan(
         {
             "reference_file": str(reference_file),
@@ -78,9 +90,15 @@ def evaluate_files(
 
 
 def forget(folder: Path, case: str) -> None:
-    """Remove what an earlier evaluation left; the record first, because it says that the picture belongs to it."""
-    for ending in ("json", "png"):
-        Path(folder, f"{case}.{ending}").unlink(missing_ok=True)
+    """Remove what an earlier evaluation left; the record first, because it says that the others belong to it."""
+    for file in (folder / f"{case}.json", folder / f"{case}.png", *exported_files(folder, case)):
+        file.unlink(missing_ok=True)
+
+
+def exported_files(folder: Path, case: str) -> list[Path]:
+    """Name surface and centerline tree of the reference, then those of the prediction, beside the folder of records."""
+    endings = (".ply", "_centerline.vtk", "_centerline.json")
+    return [folder.parent / "export" / f"{case}_{mask}{end}" for mask in ("reference", "prediction") for end in endings]
 
 
 def _digest(file: Path) -> str:
@@ -93,6 +111,20 @@ def _branches(comparison: Comparison) -> list[dict]:
         {**asdict(branch), "found": float(share), "detected": bool(detected)}
         for branch, share, detected in zip(comparison.branches, shares, comparison.detected, strict=True)
     ]
+
+
+def _export(
+    files: Sequence[Path], prediction: sitk.Image, reference: sitk.Image, tree: AirwayTree, comparison: Comparison
+) -> None:
+    files[0].parent.mkdir(exist_ok=True)
+    grids = Grid.of(reference), Grid.of(prediction)
+    write_surface(files[0], tree.labels, grids[0])
+    found = [{name: branch[name] for name in ("found", "detected")} for branch in _branches(comparison)]
+    write_centerline(*files[1:3], tree, grids[0], comparison.branches, found)
+    mask = sitk.GetArrayViewFromImage(prediction)
+    write_surface(files[3], mask, grids[1])
+    own = parse_tree(mask)
+    write_centerline(*files[4:], own, grids[1], measure_branches(own, grids[1].spacing[::-1]))
 
 
 def _draw(

@@ -38,6 +38,7 @@ def evaluate_folder(
     *,
     airway: Collection[int] | None = None,
     processes: int = 2,
+    export: bool = False,
 ) -> Evaluation:
     """Evaluate all cases that have both a reference and a prediction, matched by file name without ending.
 
@@ -52,6 +53,7 @@ def evaluate_folder(
         airway: the values of reference and prediction that are airway; by default the only one besides 0.
         processes: cases worked on at once; each takes about 1 GB for a CT of 512 x 512 x 400, and 3 GB where most of
             the prediction is false.
+        export: also write surfaces and centerline trees, ``export/NAME_...``, see ``evaluation.export``.
 
     Raises:
         ValueError: a folder holds no images, the folders have no case in common, all references are empty, or the
@@ -68,7 +70,7 @@ def evaluate_folder(
         )
     (output / "cases").mkdir(parents=True, exist_ok=True)
     with alone_in(output):
-        return _evaluate(references, theirs, ours, output, airway, processes)
+        return _evaluate(references, theirs, ours, output, airway, processes, export)
 
 
 def _evaluate(
@@ -78,13 +80,14 @@ def _evaluate(
     output: Path,
     airway: Collection[int] | None,
     processes: int,
+    export: bool,
 ) -> Evaluation:
     common = sorted(ours.keys() & theirs.keys())
     missing = sorted(theirs.keys() - ours.keys())
     for case in missing:
         forget(output / "cases", case)
-    trees = _tree_folder(references, output)
-    work = {case: (case, theirs[case], ours[case], output / "cases", trees, airway) for case in common}
+    trees = tree_folder(references, output)
+    work = {case: (case, theirs[case], ours[case], output / "cases", trees, airway, export) for case in common}
     records, failed = {}, {}
     for case, record, error in finished_cases(evaluate_files, work, processes=processes, description="evaluation"):
         if error is None:
@@ -109,7 +112,8 @@ def _some(images: dict[str, Path]) -> str:
     return ", ".join(file.name for file in list(images.values())[:3]) + (", ..." if len(images) > 3 else "")
 
 
-def _tree_folder(references: Path, output: Path) -> Path:
+def tree_folder(references: Path, output: Path) -> Path:
+    """Make the folder of the references' parsed trees, beside them or where that cannot be written, in the output."""
     folder = references.resolve()
     folder = folder.with_name(f"{folder.name}_airway_trees")
     try:
