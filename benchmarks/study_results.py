@@ -176,7 +176,7 @@ def draw(target: Path, runs: Sequence[Run]) -> None:
                 found = list(values(runs, trainer, name, test).values())
                 axes.scatter([index] * len(found), found, s=14, alpha=0.5)
                 axes.hlines([statistics.fmean(found)] if found else [], index - 0.3, index + 0.3, colors="black")
-            axes.set(title=f"{title}, {test}" if column == 0 else title, xticks=range(len(trainers)))
+            axes.set(title=title, xticks=range(len(trainers)), ylabel=f"cases of {test}" if column == 0 else None)
             axes.set_xticklabels([_short(trainer) for trainer in trainers], rotation=90)
             axes.grid(axis="y", alpha=0.3)
         _draw_lengths(figure.add_subplot(grid[row, len(FIGURES) :]), runs, trainers, test)
