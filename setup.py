@@ -90,8 +90,11 @@ setup(
         "trimesh>=4.6",
         "fast-simplification>=0.1.9",
         "plyfile>=1",
+        "jinja2",
+        "pillow",
     ],
     extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77", "vtk>=9.3"]},
+    package_data={"nnunetv2_airway.page": ["assets/*"]},
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",

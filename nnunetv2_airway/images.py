@@ -38,6 +38,11 @@ class Grid:
         image.SetDirection(self.direction)
         return image
 
+    def positions(self, voxels: np.ndarray) -> np.ndarray:
+        """Find where voxels (N, 3), as (plane, row, column), lie: (N, 3) as (x, y, z) in mm, LPS as in ITK."""
+        direction = np.array(self.direction).reshape(3, 3)
+        return np.asarray(voxels, float)[:, ::-1] * self.spacing @ direction.T + self.origin
+
 
 def list_images(folder: Path) -> dict[str, Path]:
     """Return the image files of a folder by name without ending, sorted.

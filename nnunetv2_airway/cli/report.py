@@ -1,18 +1,22 @@
-"""``nnUNetv2_airway_report``: rows of one's own in tables of published figures."""
+"""``nnUNetv2_airway_report``: a page that shows the trees, and rows of one's own in tables of published figures."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_airway.cli.common import run
-from nnunetv2_airway.evaluation.report import fill, find_template, read_models, template_names
+from nnunetv2_airway.cli.common import positive, run
+from nnunetv2_airway.evaluation.report import Model, fill, find_template, read_models, template_names
 from nnunetv2_airway.files import write_text
+
+PAGE = ".html"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Define the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_airway_report",
-        description="Put evaluations as rows into a table of published figures: mean and standard deviation of cases.",
+        description="Show evaluations: as a page with every airway tree to turn and pick branches in, one HTML file "
+        "that needs no other, and as rows in a table of published figures.",
     )
     parser.add_argument(
         "-i", type=Path, nargs="+", required=True, metavar="FOLDER", help="what nnUNetv2_airway_evaluate has written"
@@ -27,15 +31,19 @@ def build_parser() -> argparse.ArgumentParser:
         "-t",
         default="ATM22",
         metavar="TABLE",
-        help=f"{', '.join(template_names())}, or the path of a template of your own (default: %(default)s)",
+        help=f"published figures beside: {', '.join(template_names())}, or the path of a template of your own "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "-o",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="tables to write, as .md, .csv or .tex (default: print it as Markdown)",
+        help="a page as .html, of one model or two to compare, tables as .md, .csv or .tex (default: print the table "
+        "as Markdown)",
     )
+    parser.add_argument("--ct", type=Path, metavar="FOLDER", help="CTs of the cases, to show planes of on the page")
+    parser.add_argument("-np", type=positive, default=2, metavar="N", help="cases worked on at once (default: 2)")
     return parser
 
 
@@ -47,18 +55,27 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     models = read_models(args.i, args.n)
-    endings = [file.suffix for file in args.o] if args.o else [Path(args.t).suffix or ".md"]
-    templates = [find_template(args.t, ending) for ending in endings]
-    tables = [
-        fill(template.read_text(encoding="utf-8"), models, ending)
-        for template, ending in zip(templates, endings, strict=True)
-    ]
+    files = args.o or []
+    pages = [file for file in files if file.suffix == PAGE]
+    if args.ct and not pages:
+        raise ValueError("--ct is for a page: name one with -o, such as -o report.html")
+    tables = {file: _table(args.t, file.suffix, models) for file in files if file not in pages}
     for model in models:
         for warning in model.warnings:
             print(f"WARNING: {warning}")
-    if not args.o:
-        print(tables[0], end="")
-    for file, table in zip(args.o or [], tables, strict=False):
+    if not files:
+        print(_table(args.t, Path(args.t).suffix or ".md", models), end="")
+    for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, table)
+        write_text(file, tables[file] if file in tables else _page(args, models))
         print(f"wrote {file}: {', '.join(f'{model.name} ({len(model.metrics)} cases)' for model in models)}")
+
+
+def _table(name: str, ending: str, models: Sequence[Model]) -> str:
+    return fill(find_template(name, ending).read_text(encoding="utf-8"), models, ending)
+
+
+def _page(args: argparse.Namespace, models: Sequence[Model]) -> str:
+    from nnunetv2_airway.page.write import make_page  # late, so that -h answers at once
+
+    return make_page(models, table=args.t, ct=args.ct, processes=args.np)

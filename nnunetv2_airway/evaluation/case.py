@@ -60,6 +60,8 @@ def evaluate_files(
     wanted = [picture, *(exported_files(folder, case) if export else [])]
     if earlier.get("fingerprint") == fingerprint and all(file.exists() for file in wanted):
         files = {"reference_file": str(reference_file), "prediction_file": str(prediction_file)}
+        if not earlier.items() >= files.items():
+            write_record(record_file, {**earlier, **files})
         return {**earlier, **files, "from_earlier": True}
 
     forget(folder, case)

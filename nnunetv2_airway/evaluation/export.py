@@ -50,9 +50,7 @@ def to_world(grid: Grid, voxels: np.ndarray) -> np.ndarray:
     Returns:
         (N, 3) as (x, y, z) in mm, RAS as in a NIfTI file's affine.
     """
-    direction = np.array(grid.direction).reshape(3, 3)
-    ours = np.asarray(voxels, float)[:, ::-1] * grid.spacing @ direction.T + grid.origin
-    return ours * (-1, -1, 1)  # ITK counts towards left and back
+    return grid.positions(voxels) * (-1, -1, 1)  # ITK counts towards left and back
 
 
 def measure_centerline(tree: AirwayTree, grid: Grid) -> Centerline:

@@ -60,7 +60,7 @@ def evaluate_folder(
             output is the folder of the references.
         OSError: the results cannot be written.
     """
-    ours, theirs = list_images(predictions), list_images(references)
+    ours, theirs = list_images(predictions.absolute()), list_images(references.absolute())
     if output.resolve() == references.resolve():
         raise ValueError(f"-o is the folder of the references {references}; choose another one for the results")
     if not ours.keys() & theirs.keys():

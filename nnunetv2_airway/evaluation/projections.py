@@ -1,4 +1,4 @@
-"""One picture per case: three projections of the tree, found in grey, missed in red, false in green."""
+"""One picture per case: three projections of the tree, found in grey, missed in red, false in blue."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.maps.components import bounding_box
 
-FOUND, MISSED, FALSE = (0.62, 0.62, 0.62), (0.85, 0.10, 0.10), (0.05, 0.60, 0.20)
+FOUND, MISSED, FALSE = (0.62, 0.62, 0.62), (0.85, 0.10, 0.10), (0.10, 0.37, 0.85)
 MARGIN = 5.0
 """White around the tree, in mm."""
 WIDTH = 18.0

@@ -46,6 +46,7 @@ class Model:
         name: as it shall stand in the table.
         metrics: the figures of each case.
         cases: their names.
+        evaluations: the folder of each case's evaluation.
         left_out: cases without a prediction and cases that failed.
         empty: cases whose prediction is empty.
     """
@@ -53,6 +54,7 @@ class Model:
     name: str
     metrics: list[dict] = field(default_factory=list)
     cases: list[str] = field(default_factory=list)
+    evaluations: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
 
@@ -94,6 +96,8 @@ def read_models(evaluations: Sequence[Path], names: Sequence[str] | None = None)
         summary = _read_summary(folder)
         models[name].metrics.extend(case["metrics"] for case in summary["metric_per_case"])
         models[name].cases.extend(case["case"] for case in summary["metric_per_case"])
+        own = folder if folder.is_dir() else folder.parent
+        models[name].evaluations.extend([own] * len(summary["metric_per_case"]))
         models[name].left_out.extend([*summary["missing"], *summary["failed"]])
         models[name].empty.extend(summary["empty"])
     return list(models.values())

@@ -1,0 +1,1 @@
+"""A page that shows evaluations: one HTML file that needs nothing else, neither files nor a network."""
