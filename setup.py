@@ -93,8 +93,8 @@ setup(
         "jinja2",
         "pillow",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77", "vtk>=9.3"]},
-    package_data={"nnunetv2_airway.page": ["assets/*"]},
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77", "vtk>=9.3", "selenium>=4.20"]},
+    package_data={"nnunetv2_airway.evaluation.page": ["assets/*"]},
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",

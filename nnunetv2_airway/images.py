@@ -62,7 +62,7 @@ def list_images(folder: Path) -> dict[str, Path]:
             raise ValueError(f"{folder} holds {images[case].name} and {file.name}: one file a case is needed")
         images[case] = file
     if not images:
-        raise ValueError(f"no segmentations ({', '.join(ENDINGS)}) found in {folder}")
+        raise ValueError(f"no images ({', '.join(ENDINGS)}) found in {folder}")
     return images
 
 

@@ -41,7 +41,7 @@ def test_images_are_listed_by_name_without_ending(tmp_path):
 
 
 def test_a_folder_without_images(tmp_path):
-    with pytest.raises(ValueError, match="no segmentations"):
+    with pytest.raises(ValueError, match="no images"):
         list_images(tmp_path)
     with pytest.raises(ValueError, match=r"there is no folder .*missing"):
         list_images(tmp_path / "missing")

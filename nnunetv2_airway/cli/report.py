@@ -76,6 +76,6 @@ def _table(name: str, ending: str, models: Sequence[Model]) -> str:
 
 
 def _page(args: argparse.Namespace, models: Sequence[Model]) -> str:
-    from nnunetv2_airway.page.write import make_page  # late, so that -h answers at once
+    from nnunetv2_airway.evaluation.page.write import make_page  # late, so that -h answers at once
 
     return make_page(models, table=args.t, ct=args.ct, processes=args.np)

@@ -68,7 +68,7 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
         One outcome per file; a file that cannot be processed does not stop the others.
 
     Raises:
-        ValueError: the folder has no segmentations or two of one name, or both folders are the same.
+        ValueError: the folder has no images or two of one name, or both folders are the same.
     """
     files = list_images(source)
     if source.resolve() == target.resolve():

@@ -86,7 +86,7 @@ def test_evaluate_tells_by_its_exit_code_that_cases_are_missing(command, tmp_pat
 def test_what_a_user_can_mend_ends_in_one_line(command, tmp_path):
     result = command("nnUNetv2_airway_postprocess", "-i", tmp_path, "-o", tmp_path / "out", workspace=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.startswith("error: no segmentations") and "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: no images") and "Traceback" not in result.stderr
     result = command(
         "nnUNetv2_airway_demo", "-o", tmp_path, "-device", "cuda", workspace=tmp_path, CUDA_VISIBLE_DEVICES=""
     )

@@ -97,7 +97,7 @@ def test_predictions_are_never_overwritten(folders):
 
 
 def test_a_folder_without_segmentations(tmp_path):
-    with pytest.raises(ValueError, match="no segmentations"):
+    with pytest.raises(ValueError, match="no images"):
         postprocess_folder(tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="there is no folder"):
         postprocess_folder(tmp_path / "missing", tmp_path / "out")

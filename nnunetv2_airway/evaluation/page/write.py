@@ -12,12 +12,12 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from nnunetv2_airway import __version__
+from nnunetv2_airway.evaluation.page.plots import COLOURS, FIGURES, by_groups, distributions
+from nnunetv2_airway.evaluation.page.scene import FAR, WINDOW, make_scene
 from nnunetv2_airway.evaluation.projections import FALSE, FOUND, MISSED
 from nnunetv2_airway.evaluation.report import Model, fill, find_template
 from nnunetv2_airway.evaluation.summary import flatten
 from nnunetv2_airway.images import list_images
-from nnunetv2_airway.page.plots import COLOURS, FIGURES, by_groups, distributions
-from nnunetv2_airway.page.scene import FAR, WINDOW, make_scene
 from nnunetv2_airway.parallel import finished_cases
 
 SCRIPTS = ("three.min.js", "viewer.js", "slices.js", "page.js")
@@ -100,7 +100,7 @@ def _fill_page(models: Sequence[Model], names: Sequence[str], scenes: Sequence[s
     metrics = {model.name: {name: model.metrics[model.cases.index(name)] for name in names} for model in models}
     flat = {model: {name: dict(flatten(each)) for name, each in cases.items()} for model, cases in metrics.items()}
     template = find_template(table, ".csv")
-    assets = PackageLoader("nnunetv2_airway.page", "assets")
+    assets = PackageLoader("nnunetv2_airway.evaluation.page", "assets")
     environment = Environment(loader=assets, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
     def asset(name: str) -> str:
