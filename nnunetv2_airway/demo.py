@@ -26,7 +26,7 @@ class Demo:
         self.variables.update({name: os.environ.get(name, value) for name, value in defaults.items()})
 
     def run(self) -> None:
-        """Make phantoms, plan, train, predict, post-process and evaluate.
+        """Make phantoms, plan, train, predict, post-process, evaluate and report.
 
         Raises:
             ValueError: a command failed; it is named.
@@ -42,7 +42,7 @@ class Demo:
         commands.print_variables()
 
         commands.step(
-            "1/6 phantoms: synthetic chest CTs with known airways",
+            "1/7 phantoms: synthetic chest CTs with known airways",
             "phantoms",
             lambda: (
                 "nnUNetv2_airway_phantom -d 599 -n 5 -n_test 2 --shape 112 96 112 --noise 20 --smallest 1.1 "
@@ -50,13 +50,13 @@ class Demo:
             ),
         )
         commands.step(
-            "2/6 planning and preprocessing",
+            "2/7 planning and preprocessing",
             "preprocessing",
             lambda: "nnUNetv2_plan_and_preprocess -d 599 -c 3d_fullres -npfp 2 -np 2 --verify_dataset_integrity",
         )
-        commands.step("3/6 training, in its short form", "training", self._training_command)
+        commands.step("3/7 training, in its short form", "training", self._training_command)
         commands.step(
-            "4/6 prediction of the held-out phantoms",
+            "4/7 prediction of the held-out phantoms",
             "prediction",
             lambda: (
                 f"nnUNetv2_predict -i {shlex.quote(str(raw / 'imagesTs'))} -o {shlex.quote(str(predictions))} "
@@ -64,17 +64,23 @@ class Demo:
             ),
         )
         commands.step(
-            "5/6 post-processing",
+            "5/7 post-processing",
             "postprocessing",
             lambda: f"nnUNetv2_airway_postprocess -i {shlex.quote(str(predictions))} -o {shlex.quote(str(trees))}",
         )
-        print("\n6/6 evaluation")
+        print("\n6/7 evaluation")
         evaluation = self.folder / "evaluation"
         commands.run(
             f"nnUNetv2_airway_evaluate -ref {shlex.quote(str(raw / 'labelsTs'))} -pred {shlex.quote(str(trees))} "
             f"-o {shlex.quote(str(evaluation))}"
         )
-        print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Look at {evaluation / 'cases'}/*.png")
+        print("\n7/7 report")
+        report = self.folder / "report.html"
+        commands.run(
+            f"nnUNetv2_airway_report -i {shlex.quote(str(evaluation))} -n WingsLIB -o {shlex.quote(str(report))} "
+            f"--ct {shlex.quote(str(raw / 'imagesTs'))}"
+        )
+        print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Open {report} in a browser")
 
     def _training_command(self) -> str:
         model = Path(self.variables["nnUNet_results"], DATASET, MODEL)

@@ -14,7 +14,10 @@ STEPS = [
     "nnUNetv2_predict",
     "nnUNetv2_airway_postprocess",
     "nnUNetv2_airway_evaluate",
+    "nnUNetv2_airway_report",
 ]
+SHOWN = STEPS[-2:]
+"""What a finished demo does again: evaluate what has changed, and show it."""
 
 
 class Commands:
@@ -44,23 +47,25 @@ def commands(tmp_path, monkeypatch):
     return commands
 
 
-def test_every_command_is_printed_as_one_would_type_it_and_the_pictures_are_named(commands, capsys):
+def test_every_command_is_printed_as_one_would_type_it_and_the_page_is_named(commands, capsys):
     Demo(commands.folder, "cpu").run()
     assert commands.names == STEPS
     printed = capsys.readouterr().out
     typed = [shlex.split(line[2:]) for line in printed.splitlines() if line.startswith("$ ")]
     assert typed == commands.lines
     assert f"export nnUNet_raw='{commands.folder}/nnUNet_raw'" in printed
-    evaluation, postprocessing = commands.lines[-1], commands.lines[-2]
+    postprocessing, evaluation, report = commands.lines[-3:]
     assert evaluation[evaluation.index("-ref") + 1] == str(commands.folder / "nnUNet_raw" / DATASET / "labelsTs")
     assert evaluation[evaluation.index("-pred") + 1] == postprocessing[postprocessing.index("-o") + 1]
-    assert f"{evaluation[evaluation.index('-o') + 1]}/cases/*.png" in printed
+    assert report[report.index("-i") + 1] == evaluation[evaluation.index("-o") + 1]
+    page = report[report.index("-o") + 1]
+    assert page == str(commands.folder / "report.html") and f"Open {page} in a browser" in printed.splitlines()[-1]
 
 
 def test_a_finished_demo_only_shows_its_figures_again(commands):
     Demo(commands.folder, "cpu").run()
     Demo(commands.folder, "cpu").run()
-    assert commands.names == [*STEPS, STEPS[-1]]
+    assert commands.names == [*STEPS, *SHOWN]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -71,7 +76,8 @@ def test_after_a_failure_the_demo_names_the_command_and_goes_on_from_there(comma
     commands.fail = ""
     Demo(commands.folder, "cpu").run()
     position = STEPS.index(step)
-    assert commands.names == STEPS[: position + 1] + STEPS[position:]
+    again = min(position, STEPS.index(SHOWN[0]))
+    assert commands.names == STEPS[: position + 1] + STEPS[again:]
 
 
 def test_an_interrupted_training_continues(commands):
