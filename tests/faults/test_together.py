@@ -47,11 +47,11 @@ def test_evaluations_of_two_models_into_one_folder_do_not_mix(site):
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     summary = json.loads((site.folder / "out" / "summary.json").read_text())
-    folders = {case["prediction_file"].split("/")[0] for case in summary["metric_per_case"]}
+    folders = {Path(case["prediction_file"]).parent.name for case in summary["metric_per_case"]}
     waited = [name for name, text in zip(("prediction", "other"), said, strict=True) if "another process" in text]
     assert list(folders) == waited
     records = [json.loads(file.read_text()) for file in (site.folder / "out" / "cases").glob("*.json")]
-    assert {record["prediction_file"].split("/")[0] for record in records} == folders
+    assert {Path(record["prediction_file"]).parent.name for record in records} == folders
 
 
 def test_workers_end_with_the_process_that_started_them(site):
