@@ -149,6 +149,9 @@ def test_postprocessing_by_our_command_and_by_nnunets(predicted, run, workspace)
     label = sitk.GetArrayFromImage(image)
     assert metrics["tree_length_detected"] == 100
     assert metrics["dice"] == pytest.approx(200 * label.sum() / (label.sum() + expected.sum()), abs=0.5)
+    page = workspace / "report.html"
+    run("nnUNetv2_airway_report", "-i", workspace / "evaluation", "-o", page, "--ct", labels.with_name("imagesTs"))
+    assert "data:image/webp" in page.read_text()
     for folder in ("ours", "stock"):
         result = sitk.GetArrayFromImage(sitk.ReadImage(str(workspace / folder / file.name)))
         assert np.array_equal(result, expected), folder

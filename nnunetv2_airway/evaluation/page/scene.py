@@ -177,7 +177,7 @@ def _mesh(voxels: np.ndarray, triangles: np.ndarray, frame: _Frame, **at_vertice
         "low": low.tolist(),
         "step": step,
         "vertices": _packed(np.diff(np.round((positions - low) / step), axis=0, prepend=0).astype(int), np.uint16),
-        "triangles": _packed(ago, np.uint16),
+        "triangles": _packed(ago, np.min_scalar_type(ago.max(initial=0))),
         **{
             name: [_packed(each[chosen], np.uint8) for each in values]
             if isinstance(values, list)
@@ -187,7 +187,7 @@ def _mesh(voxels: np.ndarray, triangles: np.ndarray, frame: _Frame, **at_vertice
     }
 
 
-def _packed(values: np.ndarray, kind: type) -> dict:
+def _packed(values: np.ndarray, kind: np.typing.DTypeLike) -> dict:
     """Pack numbers as JSON holds them, the bytes of one place after those of the other."""
     array = np.ascontiguousarray(values.reshape(-1).astype(np.dtype(kind).newbyteorder("<")))
     planes = array.view(np.uint8).reshape(-1, array.itemsize).T

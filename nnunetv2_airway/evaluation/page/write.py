@@ -53,6 +53,7 @@ def make_page(models: Sequence[Model], *, table: str = "ATM22", ct: Path | None 
         raise ValueError(
             f"a page shows one model or compares two, got {len(models)}: {', '.join(m.name for m in models)}"
         )
+    published = fill(find_template(table, ".csv").read_text(encoding="utf-8"), models, ".csv")
     names = _order(models)
     cts = _cts(ct, names)
     work = {
@@ -63,7 +64,7 @@ def make_page(models: Sequence[Model], *, table: str = "ATM22", ct: Path | None 
         if error is not None:
             raise ValueError(f"{case}: {error}") from error
         scenes[case] = _script(scene)
-    return _fill_page(models, names, [scenes[name] for name in names], table)
+    return _fill_page(models, names, [scenes[name] for name in names], Path(table).stem, published)
 
 
 def _order(models: Sequence[Model]) -> list[str]:
@@ -96,10 +97,9 @@ def _cts(folder: Path | None, cases: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _fill_page(models: Sequence[Model], names: Sequence[str], scenes: Sequence[str], table: str) -> str:
+def _fill_page(models: Sequence[Model], names: Sequence[str], scenes: Sequence[str], table: str, published: str) -> str:
     metrics = {model.name: {name: model.metrics[model.cases.index(name)] for name in names} for model in models}
     flat = {model: {name: dict(flatten(each)) for name, each in cases.items()} for model, cases in metrics.items()}
-    template = find_template(table, ".csv")
     assets = PackageLoader("nnunetv2_airway.evaluation.page", "assets")
     environment = Environment(loader=assets, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
@@ -127,8 +127,8 @@ def _fill_page(models: Sequence[Model], names: Sequence[str], scenes: Sequence[s
         columns=columns,
         differences=_differences(flat) if len(models) == 2 else [],
         drawings=[*distributions(metrics), *by_groups(metrics)],
-        published=list(csv.reader(fill(template.read_text(encoding="utf-8"), models, ".csv").splitlines())),
-        published_name=template.stem,
+        published=list(csv.reader(published.splitlines())),
+        published_name=table,
         far=FAR,
         window=WINDOW,
         style=asset("style.css"),

@@ -26,7 +26,7 @@ def evaluate(references, predictions, output, *cases) -> None:
 
 def unpack(packed) -> np.ndarray:
     planes = np.frombuffer(gzip.decompress(base64.b64decode(packed["data"])), np.uint8).reshape(packed["bytes"], -1)
-    return sum(plane.astype(np.uint16) << (8 * place) for place, plane in enumerate(planes))
+    return sum(plane.astype(np.uint32) << (8 * place) for place, plane in enumerate(planes))
 
 
 def unpack_mesh(packed) -> trimesh.Trimesh:
@@ -85,6 +85,17 @@ def test_only_what_is_predicted_far_from_the_reference_is_false(folders, fork, w
     assert tuple(upright.GetDirection()) == pytest.approx((0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1))  # stored upright
     assert far.any() and blob.mean(0) == pytest.approx(middle, abs=0.5)
     assert len(mesh.split()) == 2 and far.sum() == min(len(part.vertices) for part in mesh.split())
+
+
+def test_a_corner_may_be_farther_back_than_16_bits_reach():
+    rng = np.random.default_rng(0)
+    voxels = rng.random((75_000, 3))
+    triangles = rng.permuted(np.arange(75_000).repeat(2)).reshape(-1, 3)
+    packed = module._mesh(voxels, triangles, lambda places: places)
+    assert unpack(packed["triangles"]).max() > 2**16
+    corners = unpack_mesh(packed).triangles
+    order = np.argsort(triangles.min(1), kind="stable")
+    assert corners == pytest.approx(voxels[triangles[order]], abs=packed["step"])
 
 
 @pytest.mark.parametrize("voxels", [5_000_000, 4000])

@@ -6,7 +6,7 @@ async function unpack({ bytes, data }) {
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());
   const count = planes.length / bytes;
-  const numbers = new Uint16Array(count);
+  const numbers = new Uint32Array(count);
   for (let plane = 0; plane < bytes; plane++) {
     for (let k = 0; k < count; k++) numbers[k] |= planes[plane * count + k] << (8 * plane);
   }
