@@ -199,8 +199,8 @@ def _draw_lengths(axes: Axes, runs: Sequence[Run], trainers: Sequence[str], test
 
 
 def _short(trainer: str) -> str:
-    short = trainer.removeprefix("nnUNetTrainer")
-    return short if short[:1].isalpha() else f"nnU-Net{short}"
+    name, _, attributes = trainer.removeprefix("nnUNetTrainer").partition(":")
+    return "\n".join([name if name[:1].isalpha() else f"nnU-Net{name}", *filter(None, attributes.split(";"))])
 
 
 def write_results(folder: Path) -> None:
