@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunetv2_airway.evaluation.metrics import DIAMETERS
-from nnunetv2_airway.evaluation.summary import flatten
+from nnunetv2_airway.evaluation.summary import flatten, spread
 from nnunetv2_airway.files import atomic_path, write_csv, write_text
 
 FIGURES = {
@@ -137,7 +138,7 @@ def table(runs: Sequence[Run]) -> str:
     for test in test_sets(runs):
         for trainer in trainers:
             own = [run for run in runs if run.trainer == trainer]
-            cells = [_spread(values(runs, trainer, figure, test).values()) for figure in COLUMNS.values()]
+            cells = [spread(values(runs, trainer, figure, test).values()) for figure in COLUMNS.values()]
             cells += [f"{statistics.fmean(run.facts[name] for run in own):.0f}" for name in COSTS]
             lines.append(_row([test, trainer, *cells]))
         for trainer in trainers[1:]:
@@ -146,21 +147,13 @@ def table(runs: Sequence[Run]) -> str:
                 first, other = values(runs, trainers[0], figure, test), values(runs, trainer, figure, test)
                 differences = [other[key] - first[key] for key in first.keys() & other.keys()]
                 larger = sum(difference > 0 for difference in differences)
-                cells.append(f"{_spread(differences, '+')}, {larger} of {len(differences)} up")
+                cells.append(f"{spread(differences, '+')}, {larger} of {len(differences)} up")
             lines.append(_row([test, f"{trainer} - {trainers[0]}", *cells, "", ""]))
     return "\n".join(lines) + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _spread(found, sign: str = "") -> str:
-    found = list(found)
-    if not found:
-        return "-"
-    deviation = statistics.stdev(found) if len(found) > 1 else 0.0
-    return f"{statistics.fmean(found):{sign}.1f} ± {deviation:.1f}"
 
 
 def draw(target: Path, runs: Sequence[Run]) -> None:
@@ -189,7 +182,7 @@ def _draw_lengths(axes: Axes, runs: Sequence[Run], trainers: Sequence[str], test
     for index, trainer in enumerate(trainers):
         found = [list(values(runs, trainer, name, test).values()) for name in LENGTHS.values()]
         places = [place + (index - (len(trainers) - 1) / 2) * width for place in range(len(found))]
-        means = [statistics.fmean(each) if each else 0 for each in found]
+        means = [statistics.fmean(each) if each else math.nan for each in found]
         deviations = [statistics.stdev(each) if len(each) > 1 else 0 for each in found]
         axes.bar(places, means, width, yerr=deviations, capsize=2, label=_short(trainer))
     axes.set(title="length detected by the branches' diameter", ylabel="%", xticks=range(len(LENGTHS)))

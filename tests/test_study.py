@@ -1,6 +1,7 @@
 """The study gives equal budgets, goes on where it stopped, and its table says what was measured."""
 
 import json
+import shlex
 import shutil
 from argparse import ArgumentTypeError
 from dataclasses import replace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import study
+import torch
 from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import nnUNetTrainerDiceLoss
 from study_results import LIST, read_runs, table, write_results
 from study_trainers import shortened
@@ -116,6 +118,51 @@ def test_variants_are_read(text, expected):
 def test_what_is_no_variant_is_refused(text):
     with pytest.raises(ArgumentTypeError, match="NAME@DATASET"):
         study.Variant.parse(text)
+
+
+def test_a_run_trains_predicts_and_evaluates_what_is_held_out(tmp_path, monkeypatch):
+    names = {598: "Dataset598_T", 597: "Dataset597_C", 595: "Dataset595_R"}
+    monkeypatch.setattr(study, "convert_id_to_dataset_name", names.get)
+    monkeypatch.setenv("nnUNet_raw", "/raw")
+    lines, variables = [], {}
+    folder = tmp_path / "runs" / "A@597:x=1, seed 3"
+
+    def run(commands, line):
+        lines.append(shlex.split(line))
+        variables.update(commands.variables)
+        if lines[-1][0] == "nnUNetv2_train":
+            fold = folder / "Dataset597_C" / "A_study__nnUNetPlans__3d_fullres" / "fold_all"
+            fold.mkdir(parents=True)
+            log = {
+                "epoch_start_timestamps": [100.0, 500.0], "epoch_end_timestamps": [400.0, 800.0],
+                "study_iterations": [5, 6],
+            }  # fmt: skip
+            plans = {"configurations": {"3d_fullres": {"batch_size": 4, "patch_size": (32, 48, 64)}}}
+            torch.save({"logging": log, "init_args": {"plans": plans}}, fold / "checkpoint_final.pth")
+
+    monkeypatch.setattr(study.Commands, "run", run)
+    line = "-d 598 -test 598 595 -patches 44 -device cpu -trainers A@597:x=1 -o"
+    args = study.build_parser().parse_args([*line.split(), str(tmp_path)])
+    study.one_run(args, args.trainers[0], 3)
+    expected = [["nnUNetv2_train", "597", "3d_fullres", "all", "-tr", "A_study", "-device", "cpu"]]
+    for test in ("Dataset598_T", "Dataset595_R"):
+        raw, predicted, tree, result = (
+            f"/raw/{test}", *(f"{folder}/{name}/{test}" for name in ("predictions", "trees", "evaluation"))
+        )  # fmt: skip
+        network = "-d 597 -c 3d_fullres -f all -tr A_study -device cpu --disable_tta --continue_prediction"
+        expected += [
+            ["nnUNetv2_predict", "-i", f"{raw}/imagesTs", "-o", predicted, *network.split()],
+            ["nnUNetv2_airway_postprocess", "-i", predicted, "-o", tree],
+            ["nnUNetv2_airway_evaluate", "-ref", f"{raw}/labelsTs", "-pred", tree, "-o", result],
+        ]
+    assert lines == expected
+    assert variables["nnUNet_results"] == str(folder)
+    settings = json.loads(variables["AIRWAY_STUDY"])
+    assert (settings["seed"], settings["patches"], settings["attributes"]) == (3, 44, {"x": 1})
+    facts = json.loads((folder / "run.json").read_text())
+    assert (facts["minutes_trained"], facts["patches_seen"], facts["patch_size"]) == (10.0, 44, [32, 48, 64])
+    study.one_run(args, args.trainers[0], 3)
+    assert lines == expected  # what has ended is not done again
 
 
 def evaluated(folder, trainer, seed, lengths):

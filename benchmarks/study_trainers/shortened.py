@@ -42,6 +42,8 @@ class Shortened:
             plans = {**plans, "configurations": {**all_rows, configuration: row}}
         super().__init__(plans, configuration, fold, dataset_json, device)
         for name, value in attributes().items():  # nnU-Net's own, such as initial_lr, are the instance's
+            if not hasattr(super(), name) and name not in vars(self):
+                raise ValueError(f"{type(self).__name__} has no attribute {name}, nothing would read it")
             setattr(self, name, value)
         self.num_epochs = SETTINGS["epochs"]
         self.save_every = self.checkpoint_every = SETTINGS["checkpoint_every"]
@@ -122,6 +124,8 @@ def short_form(trainer: type) -> type:
     """Derive a trainer's short form."""
     members = {"__module__": __name__, **attributes()}
     changes = {key: value for key, value in SETTINGS["attributes"].items() if key not in members}
+    if changes and not hasattr(trainer, "phases"):
+        raise ValueError(f"{trainer.__name__} has no phases, nothing would read {', '.join(changes)}")
     if hasattr(trainer, "phases"):
         members["phases"] = scaled(changed(trainer.phases, changes), SETTINGS["epochs"])
         if SETTINGS["patch"]:
