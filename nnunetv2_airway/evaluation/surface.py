@@ -8,14 +8,15 @@ from skimage.measure import marching_cubes
 
 from nnunetv2_airway.maps.components import bounding_box
 
-SMOOTHING_STEPS = 10
+SMOOTHING = {"lamb": 0.33, "nu": 0.34, "iterations": 4}
+"""Taubin's factors; with more steps, tubes of one voxel lose most of their volume."""
 
 
 def surface(mask: np.ndarray, spacing: Sequence[float], *, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Triangulate the surface of a mask.
 
-    Marching cubes (Lewiner), then Taubin's smoothing, which keeps the volume and thus the smallest bronchi, then
-    quadric edge collapse.
+    Marching cubes (Lewiner), a little of Taubin's smoothing, then quadric edge collapse. What is thin loses volume,
+    most of it to marching cubes: a tube of 1, 2 and 3 voxels keeps 0.4, 0.85 and 0.95 of it. Measure in the mask.
 
     Args:
         mask: (Z, Y, X), foreground where > 0.
@@ -35,7 +36,7 @@ def surface(mask: np.ndarray, spacing: Sequence[float], *, most: int | None = No
     # a rim around the box closes the surface where the volume cuts the airways
     vertices, triangles, *_ = marching_cubes(np.pad(mask[box], 1), 0.5, spacing=tuple(sides))
     mesh = trimesh.Trimesh(vertices[:, ::-1], triangles, process=False)
-    trimesh.smoothing.filter_taubin(mesh, iterations=SMOOTHING_STEPS)
+    trimesh.smoothing.filter_taubin(mesh, **SMOOTHING)
     if most is not None and len(mesh.faces) > most:
         mesh = mesh.simplify_quadric_decimation(face_count=most)
     if mesh.volume < 0:

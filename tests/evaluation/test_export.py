@@ -19,6 +19,7 @@ from nnunetv2_airway.evaluation.tree import parse_tree
 from nnunetv2_airway.images import Grid
 
 SPACING = (2.5, 0.8, 0.6)
+GRID = Grid((0.6, 0.8, 2.5), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
 IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 OBLIQUE = (0.8, -0.48, 0.36, 0.6, 0.64, -0.48, 0, 0.6, 0.8)
 LEFT_HANDED = (0, 0, -1, -1, 0, 0, 0, -1, 0)
@@ -75,7 +76,8 @@ def test_surfaces_lie_at_the_world_coordinates_of_the_nifti(exported):
         assert "comment SPACE=RAS" in ply.read_bytes()[:300].decode(errors="replace")
 
 
-def test_centerlines_are_connected_trees_at_the_world_coordinates_of_the_nifti(exported, fork):
+def test_centerlines_are_connected_trees_at_the_world_coordinates_of_the_nifti(exported, fork, tmp_path):
+    record = json.loads((tmp_path / "out" / "cases" / "fork.json").read_text())
     for (_, vtk, facts), image, cut in exported:
         tree = parse_tree(fork(cut))
         branches = measure_branches(tree, SPACING)
@@ -85,6 +87,7 @@ def test_centerlines_are_connected_trees_at_the_world_coordinates_of_the_nifti(e
         assert voxels == pytest.approx(tree.line[:, ::-1], abs=1e-3)  # NIfTI's axes are (column, row, plane)
         at_points, at_lines = arrays(mesh.GetPointData()), arrays(mesh.GetCellData())
         assert at_points["branch"].tolist() == tree.line_branch.tolist()
+        assert at_points["radius"] == pytest.approx(measure_centerline(tree, GRID).radius, rel=1e-5)
         for name in ("generation", "parent", "length", "diameter"):
             wanted = [getattr(branches[number - 1], name) for number in tree.line_branch]
             assert at_points[name] == pytest.approx(wanted, rel=1e-5)
@@ -108,7 +111,15 @@ def test_centerlines_are_connected_trees_at_the_world_coordinates_of_the_nifti(e
             assert [b.number for b in branches if b.parent == branch.number] == row["children"]
             assert to_voxels(image, row["start"]) == pytest.approx(branch.start[::-1], abs=1e-3)
             assert to_voxels(image, row["end"]) == pytest.approx(branch.end[::-1], abs=1e-3)
-            assert {"found", "detected"} <= row.keys() or cut
+            assert (row["length_mm"], row["diameter_mm"]) == pytest.approx((branch.length, branch.diameter), rel=1e-5)
+            if not cut:
+                recorded = record["branches"][branch.number - 1]
+                assert (row["found"], row["detected"]) == (recorded["found"], recorded["detected"])
+            wanted = [line for line in lines if tree.line_branch[line[-1]] == branch.number]
+            for line, places in zip(wanted, row["lines"], strict=True):
+                assert np.array(places) == pytest.approx(
+                    np.column_stack([points[line], at_points["radius"][line]]), abs=1e-3
+                )
             own = [point for line in row["lines"] for point in line[1:]]
             assert len(own) == (tree.line_branch == branch.number).sum() - (branch.generation == 0)
         length = sum(np.linalg.norm(points[list(step)][0] - points[list(step)][1]) for step in map(tuple, steps))
@@ -120,9 +131,17 @@ def test_the_radius_of_a_tube_at_anisotropic_spacing():
     away = np.hypot((places[1] - 30) * 0.8, (places[2] - 40) * 0.6)
     for radius in (3.0, 8.0):
         tree = parse_tree((away <= radius) & (places[0] > 3) & (places[0] < 37))
-        line = measure_centerline(tree, Grid((0.6, 0.8, 2.5), (0, 0, 0), IDENTITY))
+        line = measure_centerline(tree, GRID)
         middle = abs(tree.line[:, 0] - 20) < 6
         assert line.radius[middle] == pytest.approx(radius, abs=0.6)
+
+
+def test_the_radius_reaches_the_edge_of_the_voxels():
+    mask = np.zeros((40, 20, 20), bool)
+    mask[3:37, 8:13, 9:12] = True  # 4.0 x 1.8 mm across
+    tree = parse_tree(mask)
+    middle = abs(tree.line[:, 0] - 20) < 6
+    assert measure_centerline(tree, GRID).radius[middle] == pytest.approx(0.9, abs=0.01)
 
 
 def test_exports_are_made_again_when_they_are_gone_and_vanish_with_their_case(folders):

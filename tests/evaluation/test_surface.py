@@ -37,6 +37,16 @@ def test_an_airway_one_voxel_thin_stays_whole_and_one_cut_by_the_volume_is_close
     )
 
 
+@pytest.mark.parametrize(("width", "kept"), [(1, 0.4), (2, 0.85), (3, 0.94)])
+@pytest.mark.parametrize("slope", [0, 1])
+def test_how_much_of_a_thin_bronchus_is_left(width, kept, slope):
+    mask = np.zeros((60, 60, 12), bool)
+    for step in range(45):
+        mask[5 + step : 5 + step + width, (across := 5 + slope * step) : across + width, 4 : 4 + width] = True
+    volume = trimesh.Trimesh(*surface(mask, (1, 1, 1)), process=False).volume
+    assert abs(volume) / mask.sum() == pytest.approx(kept, abs=0.06)
+
+
 def test_an_empty_mask_has_no_surface():
     vertices, triangles = surface(np.zeros((4, 5, 6)), (1, 1, 1))
     assert vertices.shape == (0, 3) and triangles.shape == (0, 3)
