@@ -5,7 +5,7 @@ evaluation goes on where it stopped.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
 from nnunetv2_airway.files import read_record, without_nan, write_record
 from nnunetv2_airway.images import Grid, read_mask, require_same_geometry
 
-FORMAT = f"1 {tree_store.FORMAT}"
+FORMAT = f"2 {tree_store.FORMAT}"
 """Another one has every case evaluated again."""
 
 
@@ -48,13 +48,18 @@ def evaluate_files(
     Returns:
         The record: both files, ``metrics`` as ``evaluate_case`` gives them with None for nan, ``branches``, each with
         the share ``found`` of its centerline in percent and whether it is ``detected``, and ``reference_left_out``, the
-        share of the reference outside its largest component; with ``from_earlier`` if it was read.
+        share of the reference outside its largest component; with ``from_earlier`` if it was read. What it was made
+        from is its ``fingerprint``.
 
     Raises:
         ValueError: a file cannot be read or is no mask, or the geometries differ.
     """
-    digests = {name: _digest(file) for name, file in (("reference", reference_file), ("prediction", prediction_file))}
-    fingerprint = [FORMAT, digests["reference"], digests["prediction"], airway and sorted(airway)]
+    fingerprint = {
+        "format": FORMAT,
+        "reference": _digest(reference_file),
+        "prediction": _digest(prediction_file),
+        "airway": airway and sorted(airway),
+    }
     record_file, picture = folder / f"{case}.json", folder / f"{case}.png"
     earlier = read_record(record_file)
     wanted = [picture, *(exported_files(folder, case) if export else [])]
@@ -69,8 +74,7 @@ def evaluate_files(
     require_same_geometry(prediction, reference)
     spacing = reference.GetSpacing()[::-1]
     mask = sitk.GetArrayViewFromImage(reference)
-    key = f"{digests['reference']} {fingerprint[-1]}"
-    tree = tree_store.stored_tree(trees / f"{case}.npz", mask, key)
+    tree = reference_tree(trees, case, mask, fingerprint)
     comparison = compare(sitk.GetArrayViewFromImage(prediction), tree, spacing)
     metrics = comparison.figures()
     left_out = np.count_nonzero(mask) - np.count_nonzero(mask[tuple(tree.voxels.T)])
@@ -88,6 +92,38 @@ def evaluate_files(
         }
     )
     write_record(record_file, record)
+    return record
+
+
+def reference_tree(trees: Path, case: str, mask: np.ndarray, fingerprint: Mapping) -> AirwayTree:
+    """Read the parsed tree of a reference (Z, Y, X) from a folder, or parse it and write it there."""
+    return tree_store.stored_tree(trees / f"{case}.npz", mask, f"{fingerprint['reference']} {fingerprint['airway']}")
+
+
+def read_evaluated(evaluation: Path, case: str) -> dict:
+    """Read the record of a case whose reference and prediction are still those that were evaluated.
+
+    Raises:
+        ValueError: there is none, it is damaged or another version's, or a file is gone or has changed.
+    """
+    again = "run nnUNetv2_airway_evaluate again"
+    record = read_record(evaluation / "cases" / f"{case}.json")
+    if not record:
+        raise ValueError(f"there is no record of {case} in {evaluation / 'cases'}, or it is damaged: {again}")
+    fingerprint = record["fingerprint"]
+    if not isinstance(fingerprint, dict) or fingerprint["format"] != FORMAT:
+        raise ValueError(
+            f"{evaluation} was made by another version of nnunetv2_airway or scikit-image, whose branches may differ: "
+            f"{again}"
+        )
+    for name in ("reference", "prediction"):
+        file = Path(record[f"{name}_file"])
+        if not file.is_file():
+            raise ValueError(
+                f"the {name} {file} of the evaluation is gone: {again} with -ref and -pred as they are now"
+            )
+        if _digest(file) != fingerprint[name]:
+            raise ValueError(f"the {name} {file} has changed since it was evaluated: {again}")
     return record
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,14 @@ def summarise(metrics: Sequence[dict]) -> dict[str, dict]:
         "median": _combine(metrics, lambda values: statistics.median(values) if values else None),
         "count": _combine(metrics, len),
     }
+
+
+def spread(values: Iterable[float], sign: str = "") -> str:
+    """Write mean and standard deviation (n - 1); ``sign`` "+" writes that of the mean."""
+    found = list(values)
+    if not found:
+        return "-"
+    return f"{statistics.fmean(found):{sign}.1f} ± {statistics.stdev(found) if len(found) > 1 else 0:.1f}"
 
 
 def flatten(metrics: dict, before: str = "") -> Iterator[tuple[str, float | None]]:

@@ -6,7 +6,6 @@ to the head.
 
 import base64
 import gzip
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +15,11 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy.spatial import KDTree
 
-from nnunetv2_airway.evaluation import tree_store
 from nnunetv2_airway.evaluation.branches import nearest_on_line
+from nnunetv2_airway.evaluation.case import read_evaluated, reference_tree
 from nnunetv2_airway.evaluation.folder import tree_folder
 from nnunetv2_airway.evaluation.surface import surface
 from nnunetv2_airway.evaluation.tree import AirwayTree
-from nnunetv2_airway.files import read_record
 from nnunetv2_airway.images import Grid, read_mask, read_volume, require_same_geometry
 from nnunetv2_airway.maps.components import bounding_box
 
@@ -60,21 +58,24 @@ def make_scene(case: str, evaluations: Sequence[Path], ct: Path | None = None) -
         ValueError: the files have changed since the evaluation or cannot be read, models were compared with different
             references, or the CT is on another grid.
     """
-    records = [_record(folder, case) for folder in evaluations]
-    first = records[0]
-    if any(record["fingerprint"][1] != first["fingerprint"][1] for record in records):
-        raise ValueError(
-            f"the models were compared with different references, "
-            f"{' and '.join(record['reference_file'] for record in records)}: evaluate them with the same one"
+    records = [read_evaluated(folder, case) for folder in evaluations]
+    made_from = [record["fingerprint"] for record in records]
+    first, airway = made_from[0], made_from[0]["airway"]
+    if any((other["reference"], other["airway"]) != (first["reference"], airway) for other in made_from):
+        names = (
+            record["reference_file"] + (f" with -l {' '.join(map(str, own['airway']))}" if own["airway"] else "")
+            for record, own in zip(records, made_from, strict=True)
         )
-    airway = first["fingerprint"][3]
-    reference_file = Path(first["reference_file"])
+        raise ValueError(
+            f"the models were compared with different references, {' and '.join(names)}: evaluate them with the same "
+            f"one and the same -l"
+        )
+    reference_file = Path(records[0]["reference_file"])
     reference = read_mask(reference_file, airway)
     spacing = reference.GetSpacing()[::-1]
-    key = f"{first['fingerprint'][1]} {airway}"
-    stored = tree_folder(reference_file.parent, evaluations[0]) / f"{case}.npz"
-    tree = tree_store.stored_tree(stored, sitk.GetArrayViewFromImage(reference), key)
-    predictions = [read_mask(Path(record["prediction_file"]), record["fingerprint"][3]) for record in records]
+    trees = tree_folder(reference_file.parent, evaluations[0])
+    tree = reference_tree(trees, case, sitk.GetArrayViewFromImage(reference), first)
+    predictions = [read_mask(Path(record["prediction_file"]), airway) for record in records]
     masks = [sitk.GetArrayViewFromImage(image) for image in predictions]
     frame = _Frame(reference)
     airways = tree.labels > 0
@@ -99,22 +100,6 @@ class _Frame:
 
     def __call__(self, voxels: np.ndarray) -> np.ndarray:
         return (self.grid.positions(voxels) - self.origin) @ self.axes
-
-
-def _record(evaluation: Path, case: str) -> dict:
-    again = "run nnUNetv2_airway_evaluate again"
-    record = read_record(evaluation / "cases" / f"{case}.json")
-    if not record:
-        raise ValueError(f"there is no record of {case} in {evaluation / 'cases'}, or it is damaged: {again}")
-    for name, digest in zip(("reference", "prediction"), record["fingerprint"][1:3], strict=True):
-        file = Path(record[f"{name}_file"])
-        if not file.is_file():
-            raise ValueError(
-                f"the {name} {file} of the evaluation is gone: {again} with -ref and -pred as they are now"
-            )
-        if hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest() != digest:
-            raise ValueError(f"the {name} {file} has changed since it was evaluated: {again}")
-    return record
 
 
 def _branches(of_models: Sequence[Sequence[dict]]) -> list[dict]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from nnunetv2_airway.evaluation.page.plots import COLOURS, FIGURES, by_groups, d
 from nnunetv2_airway.evaluation.page.scene import FAR, WINDOW, make_scene
 from nnunetv2_airway.evaluation.projections import FALSE, FOUND, MISSED
 from nnunetv2_airway.evaluation.report import Model, fill, find_template
-from nnunetv2_airway.evaluation.summary import flatten
+from nnunetv2_airway.evaluation.summary import flatten, spread
 from nnunetv2_airway.images import list_images
 from nnunetv2_airway.parallel import finished_cases
 
@@ -185,17 +184,11 @@ def _differences(flat: Mapping[str, Mapping[str, dict]]) -> list[dict]:
         rows.append(
             {
                 "title": title,
-                "first": _spread([a for a, _ in pairs]),
-                "second": _spread([b for _, b in pairs]),
-                "difference": _spread(differences, "+"),
+                "first": spread([a for a, _ in pairs]),
+                "second": spread([b for _, b in pairs]),
+                "difference": spread(differences, "+"),
                 "larger": sum(each > 0 for each in differences),
                 "count": len(pairs),
             }
         )
     return rows
-
-
-def _spread(values: Sequence[float], sign: str = "") -> str:
-    if not values:
-        return "-"
-    return f"{statistics.fmean(values):{sign}.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"

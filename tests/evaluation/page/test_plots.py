@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nnunetv2_airway.evaluation.page.plots import FIGURES, by_groups, distributions
+from nnunetv2_airway.evaluation.page.plots import COLOURS, FIGURES, by_groups, distributions
 
 
 def metrics(length, small=None) -> dict:
@@ -27,6 +27,27 @@ def test_a_dot_for_each_case_leads_to_it_and_words_say_the_same():
     assert links == ["#case=case%201", "#case=a/b%3F%3Ci%3E", "#case=case%201"]  # not where it is undefined
     assert len(re.findall("#case=", branches.svg)) == 4
     assert length.words == "$x$ <b>: median 70.0, 60.0 to 80.0; a name that is much too long: median 70.0, 70.0 to 70.0"
+
+
+def markers(drawing, colour) -> list[float]:
+    """Return where the markers of a curve stand, in percent by the ticks of the axis, in the order of the drawing."""
+    uses = [element for element in ElementTree.fromstring(drawing.svg).iter() if element.tag.endswith("}use")]
+    left = min(float(use.get("x")) for use in uses if float(use.get("x")) > 0)
+    ticks = [float(use.get("y")) for use in uses if float(use.get("x")) == left]
+    own = [float(use.get("y")) for use in uses if use.get("style") == f"fill: {colour}; stroke: {colour}"]
+    return [100 * (max(ticks) - y) / (max(ticks) - min(ticks)) for y in own]
+
+
+def test_dots_and_curves_stand_where_the_figures_are():
+    root = ElementTree.fromstring(distributions(MODELS)[0].svg)
+    dots = [element for element in root.iter() if element.tag.endswith("}a")]
+    heights = [float(use.get("y")) for dot in dots for use in dot.iter() if use.tag.endswith("}use")]
+    first, second, other = heights  # 60, 80 and 70 %; y counts down
+    assert first - second == pytest.approx(2 * (first - other), rel=1e-3) and first > second
+    diameter, generation = by_groups(MODELS)
+    assert markers(diameter, COLOURS[0])[:4] == pytest.approx([15, 70, 50, 50], abs=0.1)  # length, then branches
+    assert markers(diameter, COLOURS[1])[:2] == pytest.approx([70, 50], abs=0.1)
+    assert markers(generation, COLOURS[0])[:6] == pytest.approx([70] * 3 + [50] * 3, abs=0.1)
 
 
 def test_means_of_groups_are_over_the_cases_where_they_are_defined():

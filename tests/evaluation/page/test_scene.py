@@ -8,6 +8,7 @@ import SimpleITK as sitk
 import trimesh
 from PIL import Image
 
+from nnunetv2_airway.evaluation import case as case_module
 from nnunetv2_airway.evaluation.case import evaluate_files
 from nnunetv2_airway.evaluation.page import scene as module
 from nnunetv2_airway.evaluation.page.scene import make_scene
@@ -17,11 +18,11 @@ SPACING = np.array((0.6, 0.8, 2.5))  # x, y, z
 TURNED = (0, 0, -1, -1, 0, 0, 0, 1, 0)
 
 
-def evaluate(references, predictions, output, *cases) -> None:
+def evaluate(references, predictions, output, *cases, airway=None) -> None:
     (output / "cases").mkdir(parents=True, exist_ok=True)
     for case in cases:
         files = references / f"{case}.nii.gz", predictions / f"{case}.nrrd"
-        evaluate_files(case, *files, output / "cases", output, None)
+        evaluate_files(case, *files, output / "cases", output, airway)
 
 
 def unpack(packed) -> np.ndarray:
@@ -69,6 +70,20 @@ def test_surfaces_and_branches_lie_along_the_axes_of_the_upright_image(folders, 
     assert detected == {number: share >= 80 for number, share in shares.items()}
     assert not unpack(scene["predictions"][0]["far"]).any()
     assert scene["ct"] is None
+
+
+def test_each_of_two_models_has_what_it_found(folders, fork, write_mask, tmp_path):
+    references, predictions, output = folders
+    evaluate(references, predictions, output, "half")
+    stray = fork()
+    stray[2:6, 30:34, 5:9] = 1
+    write_mask(tmp_path / "stray" / "half.nrrd", stray)
+    evaluate(references, tmp_path / "stray", tmp_path / "second", "half")
+    scene = make_scene("half", [output, tmp_path / "second"])
+    first, second = (unpack(found) for found in scene["reference"]["found"])
+    assert 0.1 < (first == 0).mean() < 0.5 and second.all()
+    assert [unpack(each["far"]).any() for each in scene["predictions"]] == [False, True]
+    assert {tuple(row["detected"]) for row in scene["branches"]} == {(True, True), (False, True)}
 
 
 def test_only_what_is_predicted_far_from_the_reference_is_false(folders, fork, write_mask):
@@ -168,6 +183,21 @@ def test_models_with_different_references_are_not_compared(folders, fork, write_
     evaluate(tmp_path / "others", predictions, tmp_path / "second", "half")
     with pytest.raises(ValueError, match=r"different references, .*labelsTs.* and .*others.*the same one"):
         make_scene("half", [output, tmp_path / "second"])
+    evaluate(references, predictions, tmp_path / "third", "half", airway=[1, 3])
+    with pytest.raises(ValueError, match=r"half\.nii\.gz and .*half\.nii\.gz with -l 1 3: .*the same -l"):
+        make_scene("half", [output, tmp_path / "third"])
+
+
+def test_a_record_of_another_version_is_refused(folders, monkeypatch):
+    """Its branches may be others than those that are drawn."""
+    references, predictions, output = folders
+    with monkeypatch.context() as patch:
+        patch.setattr(case_module, "FORMAT", "of another version")
+        evaluate(references, predictions, output, "half")
+    with pytest.raises(ValueError, match=r"another version.*run nnUNetv2_airway_evaluate again"):
+        make_scene("half", [output])
+    evaluate(references, predictions, output, "half")
+    assert make_scene("half", [output])["branches"]
 
 
 def test_the_frame_is_that_of_the_upright_image(fork):

@@ -84,11 +84,11 @@
   }
 
   function paintGenerations() {
-    const found = shown.reference.found[0];
+    const found = (k) => shown.reference.found.some((each) => each[k]);
     const of = new Map(shown.branches.map((branch) => [branch.number, branch.generation]));
     const name = (k) => generations[Math.min(of.get(shown.reference.branch[k]), generations.length - 1)];
-    paintReference(name, (k) => found[k]);
-    paintFalse((k) => k === 0 && colours.false);
+    paintReference(name, found);
+    paintFalse(() => colours.false);
     const most = Math.max(...of.values(), 0);
     legend($("#legend"), generations.slice(0, most + 1).map((colour, k) => [colour, `${k}`]));
     $("#legend").prepend("generation");
@@ -163,6 +163,15 @@
   async function showCase(index) {
     const own = ++turn;
     $("#status").textContent = "Unpacking ...";
+    try {
+      await unpackCase(index, () => own === turn);
+      if (own === turn) $("#status").textContent = "";
+    } catch (error) {
+      $("#status").textContent = `This browser cannot show the case (${error.message}): the page needs Chrome or Edge 92, Firefox 113, Safari 16.4 or later.`;
+    }
+  }
+
+  async function unpackCase(index, isWanted) {
     const packed = JSON.parse($(`#scene-${index}`).textContent);
     const [mesh, branch, found, predictions, ct] = await Promise.all([
       unpackMesh(packed.reference),
@@ -171,7 +180,7 @@
       Promise.all(packed.predictions.map(async (each) => ({ mesh: await unpackMesh(each), far: await unpack(each.far) }))),
       packed.ct && unpackCT(packed.ct),
     ]);
-    if (own !== turn) return;
+    if (!isWanted()) return;
     shown = { reference: { mesh, branch, found }, predictions, branches: packed.branches, middles: packed.reference.middles, branch: 0 };
     viewer?.show([mesh, ...predictions.map((each) => each.mesh)]);
     $("#slices").hidden = !ct;
@@ -185,7 +194,7 @@
     $("#case").value = index;
     for (const row of document.querySelectorAll("#table tbody tr")) row.classList.toggle("current", row.dataset.case === String(index));
     $("#view").setAttribute("aria-label", `Airway tree of ${packed.case}: ${packed.branches.length} branches`);
-    $("#status").textContent = "";
+    history.replaceState(null, "", `#case=${encodeURIComponent(packed.case)}`);
   }
 
   function sort(head) {
