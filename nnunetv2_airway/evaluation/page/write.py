@@ -27,6 +27,7 @@ GENERATIONS = 16
 SHORT = {
     "tree_length_detected": "length %",
     "branch_detected": "branches %",
+    "dice": "Dice %",
     "exact09.leakage_volume_mm3": "leakage mm³",
 }
 

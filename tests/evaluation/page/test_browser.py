@@ -1,11 +1,15 @@
 """The page in a real browser: ``apt install chromium chromium-driver``, then ``pytest -m browser``."""
 
 import csv
+import io
 import json
 import shutil
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
+from scipy.spatial import KDTree
 
 pytestmark = pytest.mark.browser
 
@@ -129,6 +133,51 @@ def test_it_opens_without_network_and_errors_in_every_shape(browser, page, name,
     assert browser.run(AXES) == []
     assert browser.run("return typeof window.alerted") == "undefined"
     assert browser.run("return [...document.images].length") == 0
+
+
+def pixels(browser, selector) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(browser(selector).screenshot_as_png)).convert("RGB")).astype(int)
+
+
+def test_what_is_missed_is_red_and_on_its_side_of_the_patient(shown):
+    shown.run("location.hash = '#case=half'")
+    shown.until(lambda: shown("#case option:checked").text == "half")
+    shown.ready()
+    shown.all("#colour option")[2].click()  # found by the second model, which lacks an end on the patient's left
+    time.sleep(0.2)
+    red, green, blue = pixels(shown, "#view").transpose(2, 0, 1)
+    width = red.shape[1]
+    missed = np.nonzero((red > 2 * green) & (red > 2 * blue))[1]
+    found = np.nonzero((abs(red - green) < 12) & (red < 200))[1]
+    assert len(missed) > 100 and (missed > 0.52 * width).all()
+    assert found.min() < 0.48 * width and len(found) > 3 * len(missed)
+    shown.all("#colour option")[1].click()  # the first model lacks nothing
+    time.sleep(0.2)
+    red, green, blue = pixels(shown, "#view").transpose(2, 0, 1)
+    assert not ((red > 2 * green) & (red > 2 * blue)).any()
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_outlines_lie_around_the_lumen_of_the_ct(shown, plane):
+    for option in shown.all("#branch option")[1:]:
+        option.click()
+        picture = pixels(shown, f"[data-plane={plane}] canvas")
+        grey = picture.max(2) - picture.min(2) < 20
+        lumen = np.argwhere(grey & (picture[..., 0] > 3) & (picture[..., 0] < 40))
+        outline = np.argwhere(picture.max(2) - picture.min(2) > 100)
+        millimetre = picture.shape[1] / 60
+        assert len(lumen) and len(outline) > 20
+        away, _ = KDTree(lumen).query(outline)
+        assert np.quantile(away, 0.95) < 3 * millimetre
+        back, _ = KDTree(outline).query(lumen)
+        assert np.quantile(back, 0.8) < 3 * millimetre
+
+
+def test_a_browser_that_cannot_unpack_says_so(shown):
+    shown.run("window.DecompressionStream = undefined")
+    shown.run("arguments[0].value = '1'; arguments[0].dispatchEvent(new Event('change'))", shown("#case"))
+    shown.until(lambda: "cannot show the case" in shown("#status").text)
+    assert "Firefox 113" in shown("#status").text
 
 
 def test_hostile_names_are_text(shown):
@@ -256,6 +305,12 @@ def test_planes_of_the_ct_follow_the_branch_the_slider_and_the_pointer(shown):
 def test_a_dot_of_a_drawing_leads_to_its_case(shown):
     dot = shown(".drawings a[*|href='#case=whole']")
     shown.run("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}))", dot)
+    shown.until(lambda: shown("#case option:checked").text == "whole")
+    shown.ready()
+    other = shown("#case option[value='0']")
+    other.click()
+    shown.until(lambda: f"Airway tree of {other.text}:" in shown("#view").get_attribute("aria-label"))
+    shown.run("arguments[0].querySelector('use').dispatchEvent(new MouseEvent('click', {bubbles: true}))", dot)
     shown.until(lambda: shown("#case option:checked").text == "whole")
 
 

@@ -24,15 +24,15 @@
   ];
   ways.forEach(({ name }, k) => $("#colour").add(new Option(name, k)));
 
+  function legendEntry([colour, text]) {
+    const [entry, swatch] = [document.createElement("span"), document.createElement("i")];
+    swatch.style.background = colour;
+    entry.append(swatch, text);
+    return entry;
+  }
+
   function legend(element, entries) {
-    element.replaceChildren(
-      ...entries.map(([colour, text]) => {
-        const [entry, swatch] = [document.createElement("span"), document.createElement("i")];
-        swatch.style.background = colour;
-        entry.append(swatch, text);
-        return entry;
-      }),
-    );
+    element.replaceChildren(...entries.map(legendEntry));
   }
 
   function isShown(kind) {
@@ -95,7 +95,9 @@
   }
 
   function paint() {
-    if (shown && viewer) ways[$("#colour").value].paint();
+    if (!shown || !viewer) return;
+    ways[$("#colour").value].paint();
+    if (shown.branch) $("#legend").append(legendEntry([colours.picked, "chosen branch"]));
   }
 
   /** Say which branch is picked, in the list, in words, in the tree and in the planes. */
