@@ -12,7 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="nnUNetv2_airway_demo",
         description="Make synthetic chest CTs, train a short form of the recipe on them inside nnU-Net, predict "
         "held-out ones, and show the airway trees. Prints every command it runs; interrupted, the same command goes "
-        "on. About 10 minutes on two CPU cores.",
+        "on. 4 to 12 minutes on two CPU cores.",
     )
     parser.add_argument(
         "-o", type=Path, default=Path("airway_demo"), metavar="FOLDER", help="where to work (default: %(default)s)"

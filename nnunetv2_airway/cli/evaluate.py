@@ -81,7 +81,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         elif metrics["branches"] and metrics["dice"] < UNLIKE:
             print(
                 f"{case}: WARNING: the prediction has hardly anything in common with the reference. Is it another CT's "
-                f"or flipped? See {output / 'cases' / case}.png"
+                f"or flipped, or was something else kept as its largest component? See {output / 'cases' / case}.png"
             )
         if record["reference_left_out"] > LEFT_OUT:
             print(

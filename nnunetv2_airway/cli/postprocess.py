@@ -52,6 +52,11 @@ def _postprocess(args: argparse.Namespace) -> None:
                 f"{outcome.name}: tree of {outcome.volume:.1f} ml; removed {outcome.removed} voxels in smaller pieces, "
                 f"filled {outcome.filled}"
             )
+            if outcome.removed > outcome.kept:
+                print(
+                    f"{outcome.name}: WARNING: that is most of the prediction. Look whether the airway tree was kept: "
+                    f"of a network that has hardly been trained, or a tree in pieces, it need not be the largest piece"
+                )
     failed = sum(bool(outcome.error) for outcome in outcomes)
     if failed:
         raise ValueError(f"{failed} of {len(outcomes)} files could not be processed; the others are in {args.o}")

@@ -47,10 +47,11 @@ def write_postprocessing_pkl(file: Path) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: the tree's volume in ml, voxels removed and filled, or the error."""
+    """What became of one file: the tree's volume in ml, voxels kept, removed and filled, or the error."""
 
     name: str
     volume: float = 0.0
+    kept: int = 0
     removed: int = 0
     filled: int = 0
     error: str = ""
@@ -91,4 +92,5 @@ def _postprocess_file(file: Path, target: Path) -> Outcome:
     write_image(Grid.of(image).image(after), target / file.name)
     was, is_now = before != 0, after != 0
     volume = float(np.count_nonzero(is_now) * np.prod(image.GetSpacing()) / 1000)
-    return Outcome(file.name, volume, int(np.count_nonzero(was & ~is_now)), int(np.count_nonzero(is_now & ~was)))
+    counts = (np.count_nonzero(voxels) for voxels in (was & is_now, was & ~is_now, is_now & ~was))
+    return Outcome(file.name, volume, *map(int, counts))

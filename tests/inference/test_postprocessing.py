@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunetv2_airway.cli import postprocess
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree, postprocess_folder
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -85,10 +86,23 @@ def test_a_folder_keeps_geometry_type_and_names_and_goes_on_after_a_broken_file(
     result = sitk.GetArrayFromImage(sitk.ReadImage(str(target / "a.nii.gz")))
     assert np.array_equal(result, keep_airway_tree(drawn()))
     outcome = outcomes["a.nii.gz"]
-    assert (outcome.removed, outcome.filled) == (8, 1)
+    assert (outcome.kept, outcome.removed, outcome.filled) == (np.count_nonzero(result) - 1, 8, 1)
     assert outcome.volume == pytest.approx(result.sum() * 0.7 * 0.8 * 2.5 / 1000)
     assert outcomes["empty.nrrd"].volume == 0 and not outcomes["empty.nrrd"].error
     assert outcomes["broken.nii.gz"].error
+
+
+def test_what_removes_most_of_a_prediction_is_pointed_out(tmp_path, capsys):
+    pieces = np.zeros((4, 40, 40), np.uint8)
+    pieces[1:3, 1:20:3, 1:20:3] = 1
+    whole = np.zeros_like(pieces)
+    whole[1:3, 1:20] = 1
+    for name, mask in (("pieces", pieces), ("whole", whole)):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "in" / f"{name}.nii.gz"))
+    postprocess.main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")])
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    assert len(warnings) == 1 and warnings[0].startswith("pieces.nii.gz: WARNING: that is most of the prediction")
 
 
 def test_predictions_are_never_overwritten(folders):
