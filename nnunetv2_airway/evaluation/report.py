@@ -128,12 +128,17 @@ def find_template(name: str, ending: str) -> Path:
         ValueError: there is none, or it has another ending.
     """
     if ending not in FORMATS:
-        raise ValueError(f"a table is written as {', '.join(FORMATS)}, not as {ending or 'a file without ending'}")
+        raise ValueError(
+            f"a table is written as {', '.join(FORMATS)}, a page as .html, not as {ending or 'a file without ending'}"
+        )
     file = Path(name)
     if not file.is_file():
         file = _folder() / (name if file.suffix in FORMATS else f"{name}{ending}")
     if not file.is_file():
-        raise ValueError(f"no template {file}; there are {', '.join(template_names())}, or give the path of your own")
+        raise ValueError(
+            f"there is no template {name}: it is neither a file, seen from {Path.cwd()}, nor one of ours, "
+            f"{', '.join(template_names())}"
+        )
     if file.suffix != ending:
         raise ValueError(f"the template {file} fills {file.suffix} files, not {ending}")
     return file

@@ -165,10 +165,10 @@ def test_what_cannot_be_read_or_filled_is_said(tmp_path):
         read_models([good, good / ".." / "evaluation"], ["a", "a"])
     with pytest.raises(ValueError, match="no line with"):
         fill("| a |", models, ".md")
-    with pytest.raises(ValueError, match=r"no template .*there are ATM22, BAS, EXACT09"):
+    with pytest.raises(ValueError, match=r"no template ATM21: .*nor one of ours, ATM22, BAS, EXACT09"):
         find_template("ATM21", ".md")
-    with pytest.raises(ValueError, match=r"written as \.md, \.csv, \.tex, not as \.html"):
-        find_template("ATM22", ".html")
+    with pytest.raises(ValueError, match=r"written as \.md, \.csv, \.tex, a page as \.html, not as \.pdf"):
+        find_template("ATM22", ".pdf")
     assert find_template("ATM22.md", ".md") == find_template("ATM22", ".md")
     own = tmp_path / "own.md"
     own.write_text("{{name}}")

@@ -98,9 +98,11 @@ def by_groups(models: Models) -> list[Drawing]:
                 _draw_means(axes, groups, found, COLOURS[place % 2], line, f"{_short(name)}, {WORDS[figure_name]}")
                 means = (f"{key} {statistics.fmean(values):.0f} %" for key, values in found.items() if values)
                 words.append(f"{name}, {WORDS[figure_name]}: {', '.join(means)}")
-        axes.set(xlabel=title, ylabel="detected, %", ylim=(-3, 103), xticks=range(len(groups)))
-        axes.set_xticklabels(groups)
-        axes.legend(frameon=False, fontsize=9)
+        axes.set(xlabel=f"{title} (branches in all)", ylabel="detected, %", ylim=(-3, 103), xticks=range(len(groups)))
+        cases = next(iter(models.values())).values()
+        branches = [sum(case[group].get(key, {}).get("branches") or 0 for case in cases) for key in groups]
+        axes.set_xticklabels([f"{key}\n({number})" for key, number in zip(groups, branches, strict=True)])
+        axes.legend(frameon=False, fontsize=9, loc="lower left")
         drawings.append(Drawing(f"Detected by {title[0].lower()}{title[1:]}", _svg(figure, title), "; ".join(words)))
     return drawings
 
@@ -113,7 +115,8 @@ def _draw_means(
     axes.plot(places, means, line, color=colour, marker="o", markersize=4, label=label)
     if line == "-":
         spread = [statistics.stdev(found[groups[k]]) if len(found[groups[k]]) > 1 else 0 for k in places]
-        low, high = ([mean + sign * each for mean, each in zip(means, spread, strict=True)] for sign in (-1, 1))
+        low = [max(mean - each, 0) for mean, each in zip(means, spread, strict=True)]
+        high = [min(mean + each, 100) for mean, each in zip(means, spread, strict=True)]
         axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
 
 

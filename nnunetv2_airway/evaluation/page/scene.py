@@ -182,7 +182,10 @@ def _packed(values: np.ndarray, kind: np.typing.DTypeLike) -> dict:
 def _ct(file: Path, reference: sitk.Image, airways: np.ndarray) -> dict:
     """Cut out the CT around the airways and lay its planes, from feet to head, side by side in a picture."""
     image = read_volume(file)
-    require_same_geometry(image, reference)
+    try:
+        require_same_geometry(image, reference)
+    except ValueError as error:
+        raise ValueError(f"the CT {file} cannot be shown, {error}") from error
     image = sitk.DICOMOrient(image, "LPS")
     upright = sitk.DICOMOrient(Grid.of(reference).image(airways.astype(np.uint8)), "LPS")
     spacing = np.array(image.GetSpacing())

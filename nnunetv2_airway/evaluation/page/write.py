@@ -4,6 +4,7 @@ import csv
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -51,20 +52,44 @@ def make_page(models: Sequence[Model], *, table: str = "ATM22", ct: Path | None 
     """
     if len(models) > 2:
         raise ValueError(
-            f"a page shows one model or compares two, got {len(models)}: {', '.join(m.name for m in models)}"
+            f"a page shows one model or compares two, got {len(models)}: {', '.join(m.name for m in models)}; write "
+            f"several pages, or a table, which takes any number"
         )
-    published = fill(find_template(table, ".csv").read_text(encoding="utf-8"), models, ".csv")
+    template = find_template(table, ".csv").read_text(encoding="utf-8")
     names = _order(models)
     cts = _cts(ct, names)
-    work = {
-        name: (name, [model.evaluations[model.cases.index(name)] for model in models], cts.get(name)) for name in names
-    }
-    scenes = {}
+    warnings = [
+        *(warning for model in models for warning in model.warnings),
+        *(
+            f"{model.name} also has {', '.join(sorted(others))}, which the other lacks; not shown"
+            for model in models
+            if (others := set(model.cases) - set(names))
+        ),
+    ]
+    models = [_only(model, names) for model in models]
+    work = {name: (name, [model.evaluations[k] for model in models], cts.get(name)) for k, name in enumerate(names)}
+    scenes, failed = {}, {}
     for case, scene, error in finished_cases(make_scene, work, processes=processes, description="trees"):
-        if error is not None:
-            raise ValueError(f"{case}: {error}") from error
-        scenes[case] = _script(scene)
-    return _fill_page(models, names, [scenes[name] for name in names], Path(table).stem, published)
+        if error is None:
+            scenes[case] = _script(scene)
+        else:
+            failed[case] = error
+    if failed:
+        raise ValueError("\n".join(f"{case}: {error}" for case, error in sorted(failed.items())))
+    return _fill_page(
+        models, warnings, [scenes[name] for name in names], Path(table).stem, fill(template, models, ".csv")
+    )
+
+
+def _only(model: Model, cases: Sequence[str]) -> Model:
+    """Reduce a model to some of its cases, in their order."""
+    places = [model.cases.index(case) for case in cases]
+    return replace(
+        model,
+        cases=list(cases),
+        metrics=[model.metrics[place] for place in places],
+        evaluations=[model.evaluations[place] for place in places],
+    )
 
 
 def _order(models: Sequence[Model]) -> list[str]:
@@ -97,8 +122,11 @@ def _cts(folder: Path | None, cases: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _fill_page(models: Sequence[Model], names: Sequence[str], scenes: Sequence[str], table: str, published: str) -> str:
-    metrics = {model.name: {name: model.metrics[model.cases.index(name)] for name in names} for model in models}
+def _fill_page(
+    models: Sequence[Model], warnings: Sequence[str], scenes: Sequence[str], table: str, published: str
+) -> str:
+    names = models[0].cases
+    metrics = {model.name: dict(zip(names, model.metrics, strict=True)) for model in models}
     flat = {model: {name: dict(flatten(each)) for name, each in cases.items()} for model, cases in metrics.items()}
     assets = PackageLoader("nnunetv2_airway.evaluation.page", "assets")
     environment = Environment(loader=assets, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -112,16 +140,11 @@ def _fill_page(models: Sequence[Model], names: Sequence[str], scenes: Sequence[s
         "picked": PICKED, "models": COLOURS, "outline": OUTLINES,
     }  # fmt: skip
     columns, rows = _table(flat, names)
-    left_out = [
-        f"{model.name} also has {', '.join(sorted(set(model.cases) - set(names)))}, which the other lacks; not shown"
-        for model in models
-        if set(model.cases) - set(names)
-    ]
     return environment.get_template("page.html").render(
         title=f"Airway trees: {' and '.join(model.name for model in models)}",
         version=__version__,
         date=time.strftime("%Y-%m-%d"),
-        warnings=[*(warning for model in models for warning in model.warnings), *left_out],
+        warnings=warnings,
         models=[model.name for model in models],
         cases=[{"name": name, "cells": rows[name]} for name in names],
         columns=columns,

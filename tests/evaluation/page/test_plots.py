@@ -7,7 +7,7 @@ from nnunetv2_airway.evaluation.page.plots import COLOURS, FIGURES, by_groups, d
 
 
 def metrics(length, small=None) -> dict:
-    figures = {"tree_length_detected": length, "branch_detected": 50.0}
+    figures = {"tree_length_detected": length, "branch_detected": 50.0, "branches": 4}
     groups = {"by_diameter": {"0-2": {**figures, "tree_length_detected": small}, ">8": figures}}
     generations = {"by_generation": {str(k): figures for k in range(3)}}
     return {**figures, "dice": 90.0, "precision": 95.0, "exact09": {"leakage_volume_mm3": 7.0}, **groups, **generations}
@@ -55,6 +55,7 @@ def test_means_of_groups_are_over_the_cases_where_they_are_defined():
     assert "$x$ <b>, tree length: 0-2 15 %, >8 70 %" in diameter.words
     assert "a name that is much too long, tree length: >8 70 %" in diameter.words
     assert "branches: 0 50 %, 1 50 %, 2 50 %" in generation.words
+    assert all(drawing.svg.count("(12)") == number for drawing, number in ((diameter, 2), (generation, 3)))
 
 
 @pytest.mark.parametrize("drawing", [*distributions(MODELS), *by_groups(MODELS)], ids=lambda drawing: drawing.title)

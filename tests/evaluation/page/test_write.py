@@ -1,6 +1,7 @@
 import html
 import json
 import re
+import shutil
 
 import pytest
 
@@ -92,3 +93,14 @@ def test_a_case_that_one_model_lacks_is_named_and_left_out(page):
     text = make_page([first, less])
     assert len(rows(text, 'id="table"')) == 2
     assert f"ev_first also has {html.escape(second.cases[0])}, which the other lacks" in text
+    means = [float(row[1]) for row in rows(text, 'id="published"')[-2:]]
+    for mean, model in zip(means, (first, second), strict=True):
+        assert mean == pytest.approx(sum(each["tree_length_detected"] for each in model.metrics[1:]) / 2, abs=0.05)
+
+
+def test_all_cases_that_cannot_be_shown_are_named_at_once(page, tmp_path):
+    shutil.copytree(page / "ev_first", tmp_path / "ev")
+    for case in ("half", "whole"):
+        (tmp_path / "ev" / "cases" / f"{case}.json").unlink()
+    with pytest.raises(ValueError, match=r"half: there is no record of half.*\nwhole: there is no record of whole"):
+        make_page(read_models([tmp_path / "ev"]))

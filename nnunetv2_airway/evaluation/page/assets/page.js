@@ -153,7 +153,7 @@
   function listBranches() {
     const order = [...shown.branches].sort((a, b) => Math.min(...a.found) - Math.min(...b.found) || b.length - a.length);
     const options = order.map((branch) => {
-      const text = `${branch.number}: generation ${branch.generation}, ${branch.diameter.toFixed(1)} mm, ${branch.found.map((share) => `${share.toFixed(0)} %`).join(" and ")}`;
+      const text = `${branch.number}: ${branch.length.toFixed(0)} mm, generation ${branch.generation}, ${branch.found.map((share) => `${share.toFixed(0)} %`).join(" and ")}`;
       const option = new Option(text, branch.number);
       if (branch.detected.includes(false)) option.dataset.missed = "1";
       return option;
@@ -187,7 +187,7 @@
     viewer?.show([mesh, ...predictions.map((each) => each.mesh)]);
     $("#slices").hidden = !ct;
     slices.show(ct, [
-      { mesh, colour: colours.outline[0] },
+      { mesh, colour: colours.outline[0], width: 2.5 }, // seen beside those that are drawn over it
       ...predictions.map((each, k) => ({ mesh: each.mesh, colour: colours.outline[k + 1], dash: k ? [6, 4] : [] })),
     ]);
     legend($("#outlines"), [[colours.outline[0], "reference"], ...models.map((model, k) => [colours.outline[k + 1], model])]);

@@ -60,7 +60,7 @@ class Slices {
     new ResizeObserver(() => this.draw()).observe(section);
   }
 
-  /** Show a CT as unpackCT gives it, with outlines [{mesh, colour}]. */
+  /** Show a CT as unpackCT gives it, with outlines [{mesh, colour, dash, width}]. */
   show(ct, outlines) {
     Object.assign(this, { ct, outlines });
     if (!ct) return;
@@ -125,11 +125,11 @@ class Slices {
     const at = (axis, corner) => (low[axis] - voxel / 2 - corner) * scale;
     const plate = this.plate(plane);
     pen.drawImage(plate, at(across, left), at(down, top), plate.width * voxel * scale, plate.height * voxel * scale);
-    pen.lineWidth = Math.max(1.25, pixels / 320);
-    for (const { mesh, colour, dash } of this.outlines) {
+    for (const { mesh, colour, dash, width } of this.outlines) {
       const ends = outline(mesh, plane, this.place[through]);
       pen.strokeStyle = colour;
       pen.setLineDash(dash ?? []);
+      pen.lineWidth = (width ?? 1) * Math.max(1.25, pixels / 320);
       pen.beginPath();
       for (let k = 0; k + 3 < ends.length; k += 4) {
         pen.moveTo((ends[k] - left) * scale, (ends[k + 1] - top) * scale);
