@@ -5,7 +5,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,12 @@ def trainer_names(runs: Sequence[Run]) -> list[str]:
     return sorted(dict.fromkeys(run.trainer for run in runs), key=lambda name: re.split("[@:]", name)[0] != STOCK)
 
 
+def tried_on(runs: Sequence[Run], test: str) -> list[str]:
+    """Name the trainers that have predicted cases of a data set."""
+    found = {run.trainer for run in runs for dataset, _ in run.cases if dataset == test}
+    return [name for name in trainer_names(runs) if name in found]
+
+
 def values(runs: Sequence[Run], trainer: str, figure: str, test: str) -> dict[Key, float]:
     """Collect a figure of a trainer on the held-out cases of a data set, where it is defined."""
     return {
@@ -132,10 +138,10 @@ def table(runs: Sequence[Run]) -> str:
     Differences are those of the same case and seed: mean, standard deviation, and in how many of them the figure is
     larger. Where stock nnU-Net is not among the runs, the differences are those to the first trainer.
     """
-    trainers = trainer_names(runs)
     head = ["cases of", "trainer", *COLUMNS, "minutes", "patches"]
     lines = [_row(head), _row(["---"] * len(head))]
     for test in test_sets(runs):
+        trainers = tried_on(runs, test)
         for trainer in trainers:
             own = [run for run in runs if run.trainer == trainer]
             cells = [spread(values(runs, trainer, figure, test).values()) for figure in COLUMNS.values()]
@@ -158,37 +164,39 @@ def _row(cells: Sequence[str]) -> str:
 
 def draw(target: Path, runs: Sequence[Run]) -> None:
     """Draw each held-out case of each figure, and the detected length by diameter; a row for each data set of cases."""
-    trainers = trainer_names(runs)
+    colours = {name: f"C{index}" for index, name in enumerate(trainer_names(runs))}
     tests = test_sets(runs)
     figure = Figure(figsize=(3 * (len(FIGURES) + 2), 4.5 * len(tests)), layout="constrained")
     grid = figure.add_gridspec(len(tests), len(FIGURES) + 2)
     for row, test in enumerate(tests):
+        trainers = tried_on(runs, test)
         for column, (title, name) in enumerate(FIGURES.items()):
             axes = figure.add_subplot(grid[row, column])
             for index, trainer in enumerate(trainers):
                 found = list(values(runs, trainer, name, test).values())
-                axes.scatter([index] * len(found), found, s=14, alpha=0.5)
+                axes.scatter([index] * len(found), found, s=14, alpha=0.5, color=colours[trainer])
                 axes.hlines([statistics.fmean(found)] if found else [], index - 0.3, index + 0.3, colors="black")
             axes.set(title=title, xticks=range(len(trainers)), ylabel=f"cases of {test}" if column == 0 else None)
             axes.set_xticklabels([_short(trainer) for trainer in trainers], rotation=90)
             axes.grid(axis="y", alpha=0.3)
-        _draw_lengths(figure.add_subplot(grid[row, len(FIGURES) :]), runs, trainers, test)
+        _draw_lengths(figure.add_subplot(grid[row, len(FIGURES) :]), runs, colours, test)
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def _draw_lengths(axes: Axes, runs: Sequence[Run], trainers: Sequence[str], test: str) -> None:
+def _draw_lengths(axes: Axes, runs: Sequence[Run], colours: Mapping[str, str], test: str) -> None:
+    trainers = tried_on(runs, test)
     width = 0.8 / len(trainers)
     for index, trainer in enumerate(trainers):
         found = [list(values(runs, trainer, name, test).values()) for name in LENGTHS.values()]
         places = [place + (index - (len(trainers) - 1) / 2) * width for place in range(len(found))]
         means = [statistics.fmean(each) if each else math.nan for each in found]
         deviations = [statistics.stdev(each) if len(each) > 1 else 0 for each in found]
-        axes.bar(places, means, width, yerr=deviations, capsize=2, label=_short(trainer))
+        axes.bar(places, means, width, yerr=deviations, capsize=2, color=colours[trainer], label=_short(trainer))
     axes.set(title="length detected by the branches' diameter", ylabel="%", xticks=range(len(LENGTHS)))
     axes.set_xticklabels([f"{name} mm" for name in DIAMETERS])
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _short(trainer: str) -> str:
