@@ -124,12 +124,12 @@ def short_form(trainer: type) -> type:
     """Derive a trainer's short form."""
     members = {"__module__": __name__, **attributes()}
     changes = {key: value for key, value in SETTINGS["attributes"].items() if key not in members}
-    if changes and not hasattr(trainer, "phases"):
-        raise ValueError(f"{trainer.__name__} has no phases, nothing would read {', '.join(changes)}")
     if hasattr(trainer, "phases"):
         members["phases"] = scaled(changed(trainer.phases, changes), SETTINGS["epochs"])
         if SETTINGS["patch"]:
             members |= {"plans_patch_size": tuple(SETTINGS["patch"]), "plans_batch_size": SETTINGS["batch"]}
+    elif changes:
+        raise ValueError(f"{trainer.__name__} has no phases, nothing would read {', '.join(changes)}")
     return type(f"{trainer.__name__}_study", (Shortened, trainer), members)
 
 
