@@ -8,6 +8,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "nnunetv2_airway" / "__init__.py").read_text())[1]
+URL = "https://github.com/nnunetv2-airway/nnunetv2_airway"
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "setuptools>=77", "vtk>=9.3", "selenium>=4.20"]
 STARTUP_FILE = "nnunetv2_airway.pth"
 # site.py executes lines that start with "import"; the exec keeps it silent where the package itself is gone.
 STARTUP_LINE = (
@@ -17,18 +19,14 @@ STARTUP_LINE = (
 
 
 PACKAGE = Path("nnunetv2_airway")
-FOR_PEOPLE = sorted(
-    Path(folder, file.name)
-    for folder in ("results_templates", "dataset_conversion")
-    for file in (ROOT / folder).glob("*.*")
-)
-"""Files that stand at the top of the repository and travel inside the package."""
+TEMPLATES = sorted(file.relative_to(ROOT) for file in (ROOT / "results_templates").glob("*.*"))
+"""They stand at the top of the repository and travel inside the package."""
 
 
 class Build(build_py):
-    """Also place the start-up file beside the package in site-packages, and in it what stands at the repository's top.
+    """Also place the start-up file beside the package in site-packages, and inside the package the templates.
 
-    An editable install reads these files where they stand. Mapping them with ``package_dir`` would make setuptools
+    An editable install reads these where they stand. Mapping them with ``package_dir`` would make setuptools
     install a finder instead of a path, which costs each start of Python 8 ms.
     """
 
@@ -38,17 +36,17 @@ class Build(build_py):
         folder = self.get_finalized_command("install").install_lib if self.editable_mode else self.build_lib
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, STARTUP_FILE).write_text(STARTUP_LINE)
-        for file in [] if self.editable_mode else FOR_PEOPLE:
+        for file in [] if self.editable_mode else TEMPLATES:
             target = Path(self.build_lib, PACKAGE, file)
             self.mkpath(str(target.parent))
             self.copy_file(str(ROOT / file), str(target))
 
     def get_source_files(self):
-        return [*super().get_source_files(), *map(str, FOR_PEOPLE)]
+        return [*super().get_source_files(), *map(str, TEMPLATES)]
 
     def get_outputs(self, include_bytecode=True):
         outputs = super().get_outputs(include_bytecode)
-        added = [] if self.editable_mode else [STARTUP_FILE, *(PACKAGE / file for file in FOR_PEOPLE)]
+        added = [] if self.editable_mode else [STARTUP_FILE, *(PACKAGE / file for file in TEMPLATES)]
         return [*outputs, *(str(Path(self.build_lib, file)) for file in added)]
 
 
@@ -58,6 +56,12 @@ setup(
     description="Airway segmentation in chest CT as a plugin for nnU-Net v2: WingsNet and its training recipe",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/tree/main/documentation",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+        "Issues": f"{URL}/issues",
+    },
     license="Apache-2.0",
     license_files=["LICENSE"],
     classifiers=[
@@ -93,8 +97,8 @@ setup(
         "jinja2",
         "pillow",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "setuptools>=77", "vtk>=9.3", "selenium>=4.20"]},
-    package_data={"nnunetv2_airway.evaluation.page": ["assets/*"]},
+    extras_require={"test": TEST},
+    package_data={"nnunetv2_airway.report.page": ["assets/*"]},
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",

@@ -18,10 +18,10 @@ from volumes import a_prediction_of
 from nnunetv2_airway.architectures.airway_network import cpu_has_bfloat16
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.evaluation.metrics import evaluate_case
-from nnunetv2_airway.evaluation.tree import parse_tree
-from nnunetv2_airway.files import atomic_path
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
-from nnunetv2_airway.maps.kinds import MAPS
+from nnunetv2_airway.io.files import atomic_path
+from nnunetv2_airway.training.maps.kinds import MAPS
+from nnunetv2_airway.tree.parse import parse_tree
 
 PATCHES = (32, 48, 64, 96, 128, 160)
 STOCK_PATCHES = (64, 96, 128, 160)

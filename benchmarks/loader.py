@@ -15,11 +15,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_airway.hounsfield import HounsfieldScale
-from nnunetv2_airway.maps.store import MapStore
-from nnunetv2_airway.sampling.dataset import MappedDataset
-from nnunetv2_airway.sampling.loader import PatchLoader
-from nnunetv2_airway.trainers.augmentation import augment_in_range
-from nnunetv2_airway.trainers.carry_maps import carry_maps
+from nnunetv2_airway.training.augmentation import augment_in_range
+from nnunetv2_airway.training.carry_maps import carry_maps
+from nnunetv2_airway.training.maps.store import MapStore
+from nnunetv2_airway.training.sampling.dataset import MappedDataset
+from nnunetv2_airway.training.sampling.loader import PatchLoader
 
 PATCH, BATCH = (128, 128, 128), 2
 ANGLE = (-np.pi / 6, np.pi / 6)

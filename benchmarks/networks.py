@@ -16,7 +16,7 @@ from nnunetv2_airway.architectures.airway_network import AirwayNetwork, cpu_has_
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.hounsfield import HounsfieldInput
 from nnunetv2_airway.losses.functional import union_loss
-from nnunetv2_airway.trainers.micro_batch import MicroBatches
+from nnunetv2_airway.training.micro_batch import MicroBatches
 
 PLAIN = "plain WingsNet"
 PAPER_BATCH, PAPER_PATCH = 32, 128

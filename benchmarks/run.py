@@ -20,11 +20,11 @@ import torch
 import volumes
 from measure import Row, machine, measure, table
 
-from nnunetv2_airway.files import write_text
-from nnunetv2_airway.images import read_mask
+from nnunetv2_airway.io.files import write_text
+from nnunetv2_airway.io.images import read_mask
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+PAGE = HERE.parent / "documentation" / "benchmarks.md"
 BEGIN, END = "<!-- benchmarks {device} -->\n", "<!-- end of benchmarks {device} -->\n"
 
 
@@ -38,10 +38,10 @@ def main() -> None:
     )
     parser.add_argument("-o", type=Path, default=HERE / "results", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--growth", action="store_true", help="also draw how cost grows; takes as long again")
-    parser.add_argument("--readme", action="store_true", help="also put the table into README.md")
+    parser.add_argument("--page", action="store_true", help="also put the table into documentation/benchmarks.md")
     arguments = parser.parse_args()
-    if arguments.only and arguments.readme:
-        parser.error("-only leaves rows out, so that there is no table for --readme")
+    if arguments.only and arguments.page:
+        parser.error("-only leaves rows out, so that there is no table for --page")
     os.environ["nnUNet_compile"] = "f"  # rows that are compiled say so
 
     mask, spacing, name = _real(arguments.mask) if arguments.mask else volumes.phantom_mask()
@@ -54,8 +54,8 @@ def main() -> None:
     if not arguments.only:
         text = f"{date.today()}, {machine(arguments.device)}\n\n{table(results)}"
         write_text(arguments.o / f"{arguments.device}.md", text)
-        if arguments.readme:
-            write_text(README, into(README.read_text(encoding="utf-8"), text, arguments.device))
+        if arguments.page:
+            write_text(PAGE, into(PAGE.read_text(encoding="utf-8"), text, arguments.device))
     if arguments.growth:
         growth.draw(arguments.o / f"{arguments.device}.png", mask, spacing, arguments.device)
     sys.exit(0 if all(result.reached for result in results) else "some ratios are not what is wanted")
@@ -73,17 +73,17 @@ def _real(file: Path) -> tuple[np.ndarray, tuple[float, float, float], str]:
     return sitk.GetArrayFromImage(image), image.GetSpacing()[::-1], "a real tree"
 
 
-def into(readme: str, text: str, device: str) -> str:
+def into(page: str, text: str, device: str) -> str:
     """Replace the table between its marks.
 
     Raises:
         ValueError: the marks are not there.
     """
     begin, end = (mark.format(device=device) for mark in (BEGIN, END))
-    before, found, rest = readme.partition(begin)
+    before, found, rest = page.partition(begin)
     _, found_end, after = rest.partition(end)
     if not (found and found_end):
-        raise ValueError(f"the README needs the lines {begin.strip()} and {end.strip()}")
+        raise ValueError(f"the page needs the lines {begin.strip()} and {end.strip()}")
     return before + begin + text + end + after
 
 

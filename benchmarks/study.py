@@ -23,8 +23,8 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_
 from study_results import LIST, listed_runs, write_results
 
 from nnunetv2_airway.cli.common import dataset_id, positive, run
-from nnunetv2_airway.commands import Commands, train_command
-from nnunetv2_airway.files import write_json
+from nnunetv2_airway.io.commands import Commands, train_command
+from nnunetv2_airway.io.files import write_json
 
 TRAINERS = Path(__file__).parent / "study_trainers"
 FOLD = "all"
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-d", type=dataset_id, required=True, metavar="ID", help="data set, preprocessed")
     parser.add_argument(
         "-trainers", type=Variant.parse, nargs="+", required=True, metavar="TRAINER",
-        help="names; NAME@ID trains on another data set, NAME:learning_rate=0.003;phases.1.weights=() with other "
+        help="names; NAME@ID trains on another data set, NAME:initial_lr=0.003;phases.1.weights=() with other "
         "attributes; of a phase, loss and weights are named as in losses.rows, sampling by its shares",
     )  # fmt: skip
     parser.add_argument(
@@ -101,7 +101,7 @@ def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
     """Train, predict, post-process and evaluate, as far as this has not been done."""
     settings = {
         "attributes": variant.attributes, "seed": seed, "minutes": args.minutes, "patches": args.patches,
-        "epochs": args.epochs, "patch": args.patch, "batch": args.batch, "checkpoint_every": 2, "validation": 4,
+        "epochs": args.epochs, "patch": args.patch, "batch": args.batch, "save_every": 2, "validation": 4,
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))  # as they are read again
     folder = args.o.resolve() / "runs" / f"{variant.text}, seed {seed}"
@@ -124,7 +124,7 @@ def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
     commands.print_variables()
     model = folder / dataset / f"{trainer}__nnUNetPlans__3d_fullres"
     name = folder.name
-    commands.step(f"{name}: training", "training", lambda: train_command(model, number, FOLD, trainer, args.device))
+    commands.step(f"{name}: training", "training", train_command(model, number, FOLD, trainer, args.device))
     network = f"-d {number} -c 3d_fullres -f {FOLD} -tr {trainer} -device {args.device} --disable_tta"
     for test in args.test or [args.d]:
         _held_out_cases(commands, f"{name}, cases of {test}", test, network)
@@ -142,15 +142,15 @@ def _held_out_cases(commands: Commands, title: str, test: int, network: str) -> 
     )
     commands.step(
         f"{title}: prediction", f"prediction_{test}",
-        lambda: f"nnUNetv2_predict -i {images} -o {predictions} {network} --continue_prediction",
+        f"nnUNetv2_predict -i {images} -o {predictions} {network} --continue_prediction",
     )  # fmt: skip
     commands.step(
         f"{title}: post-processing", f"postprocessing_{test}",
-        lambda: f"nnUNetv2_airway_postprocess -i {predictions} -o {trees}",
+        f"nnUNetv2_airway_postprocess -i {predictions} -o {trees}",
     )  # fmt: skip
     commands.step(
         f"{title}: evaluation", f"evaluation_{test}",
-        lambda: f"nnUNetv2_airway_evaluate -ref {labels} -pred {trees} -o {evaluation}",
+        f"nnUNetv2_airway_evaluate -ref {labels} -pred {trees} -o {evaluation}",
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nnunetv2_airway.evaluation.metrics import DIAMETERS
 from nnunetv2_airway.evaluation.summary import flatten, spread
-from nnunetv2_airway.files import atomic_path, write_csv, write_text
+from nnunetv2_airway.io.files import atomic_path, write_csv, write_text
 
 FIGURES = {
     "length %": "tree_length_detected",

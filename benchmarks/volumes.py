@@ -12,8 +12,8 @@ from skimage.morphology import skeletonize
 from nnunetv2_airway.evaluation.metrics import evaluate_case
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
 from nnunetv2_airway.losses.functional import local_imbalance_weight
-from nnunetv2_airway.maps.kinds import MAPS
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
+from nnunetv2_airway.training.maps.kinds import MAPS
 
 PREDICTION = (600, 512, 512)
 

@@ -1,38 +1,10 @@
 """ATM'22: 300 training CTs with labels, 50 validation CTs without.
 
 Usage: ``python Dataset501_ATM22.py -i UNPACKED [-d 501]``, or ``nnUNetv2_airway_convert ATM22 -i UNPACKED``.
-
-Ten CTs of the second batch are unsigned 16-bit values without slope and intercept; they are recognised by their
-content, not by their number.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from nnunetv2_airway.conversion.layout import Case, Layout, case_of, image_files, paired_folders, subfolders
-
-
-def find_cases(sources: Sequence[Path]) -> list[Case]:
-    """List the cases of ``TrainBatch*/imagesTr`` with ``labelsTr``, and those of ``imagesVal``, as cases to predict."""
-    cases = paired_folders(sources, "imagesTr", "labelsTr")
-    for folder in subfolders(sources, "imagesVal"):
-        cases += [case_of(name, cts, None) for name, cts in image_files(folder).items()]
-    return cases
-
-
-LAYOUT = Layout(
-    command="ATM22",
-    number=501,
-    files="ATM'22 (TrainBatch1, TrainBatch2 with imagesTr and labelsTr; imagesVal)",
-    find_cases=find_cases,
-    reference="Zhang et al., Multi-site, multi-domain airway tree modeling, Medical Image Analysis 90 (2023) 102957",
-    licence="ATM'22 data use agreement, to be signed; no redistribution",
-    left_out={"ATM_164": "excluded by the challenge: its label does not match its CT"},
-    notice="20 of ATM'22's training CTs are EXACT'09's and others are LIDC-IDRI's: training on one of these sets and "
-    "testing on another tests on training data unless common CTs are taken out.",
-)
+from nnunetv2_airway.cli.convert import run_script
+from nnunetv2_airway.conversion.datasets.atm22 import LAYOUT
 
 if __name__ == "__main__":
-    from nnunetv2_airway.cli.convert import run_script
-
     run_script(LAYOUT)

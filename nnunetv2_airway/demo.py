@@ -5,10 +5,11 @@ import shlex
 import time
 from pathlib import Path
 
-from nnunetv2_airway.commands import Commands, train_command
+from nnunetv2_airway.io.commands import Commands, train_command
 
 DATASET = "Dataset599_AirwayPhantom"
 TRAINER = "nnUNetTrainerWingsLIB_demo"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 MODEL = f"{TRAINER}__nnUNetPlans__3d_fullres"
 
 
@@ -18,9 +19,7 @@ class Demo:
     def __init__(self, folder: Path, device: str):
         self.folder = folder.resolve()
         self.device = device
-        self.variables = {
-            name: str(self.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-        }
+        self.variables = {name: str(self.folder / name) for name in FOLDERS}
         processes = str(min(4, os.cpu_count() or 1))
         defaults = {"nnUNet_n_proc_DA": processes, "nnUNet_def_n_proc": processes, "nnUNet_compile": "f"}
         self.variables.update({name: os.environ.get(name, value) for name, value in defaults.items()})
@@ -29,59 +28,41 @@ class Demo:
         """Make phantoms, plan, train, predict, post-process, evaluate and report.
 
         Raises:
-            ValueError: a command failed; it is named.
+            UserError: a command failed; it is named.
         """
         start = time.monotonic()
-        raw = Path(self.variables["nnUNet_raw"], DATASET)
-        predictions, trees = self.folder / "predictions", self.folder / "airway_trees"
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        results, raw = (Path(self.variables[name], DATASET) for name in ("nnUNet_results", "nnUNet_raw"))
+        places = {name: self.folder / name for name in ("predictions", "airway_trees", "evaluation", "report.html")}
+        predictions, trees, evaluation, report, images, labels = (
+            shlex.quote(str(place)) for place in (*places.values(), raw / "imagesTs", raw / "labelsTs")
+        )
+        model = f"-d 599 -c 3d_fullres -f 0 -tr {TRAINER} -device {self.device}"
+        for name in FOLDERS:
             Path(self.variables[name]).mkdir(parents=True, exist_ok=True)
         print("These are the commands of a real project; only its data and trainer differ.")
         print("Of the variables, a project needs the three folders; the others spare a small machine.\n")
         commands = Commands(self.folder, self.variables)
         commands.print_variables()
-
         commands.step(
             "1/7 phantoms: synthetic chest CTs with known airways",
             "phantoms",
-            lambda: (
-                "nnUNetv2_airway_phantom -d 599 -n 5 -n_test 2 --shape 112 96 112 --noise 20 --smallest 1.1 "
-                "--lung-box 5"
-            ),
+            "nnUNetv2_airway_phantom -d 599 -n 5 -n_test 2 --shape 112 96 112 --noise 20 --smallest 1.1 --lung-box 5",
         )
         commands.step(
             "2/7 planning and preprocessing",
             "preprocessing",
-            lambda: "nnUNetv2_plan_and_preprocess -d 599 -c 3d_fullres -npfp 2 -np 2 --verify_dataset_integrity",
+            "nnUNetv2_plan_and_preprocess -d 599 -c 3d_fullres -npfp 2 -np 2 --verify_dataset_integrity",
         )
-        commands.step("3/7 training, in its short form", "training", self._training_command)
+        training = train_command(results / MODEL, 599, "0", TRAINER, self.device)
+        commands.step("3/7 training, in its short form", "training", training)
+        prediction = f"nnUNetv2_predict -i {images} -o {predictions} {model}"
+        commands.step("4/7 prediction of the held-out phantoms", "prediction", prediction)
         commands.step(
-            "4/7 prediction of the held-out phantoms",
-            "prediction",
-            lambda: (
-                f"nnUNetv2_predict -i {shlex.quote(str(raw / 'imagesTs'))} -o {shlex.quote(str(predictions))} "
-                f"-d 599 -c 3d_fullres -f 0 -tr {TRAINER} -device {self.device}"
-            ),
-        )
-        commands.step(
-            "5/7 post-processing",
-            "postprocessing",
-            lambda: f"nnUNetv2_airway_postprocess -i {shlex.quote(str(predictions))} -o {shlex.quote(str(trees))}",
+            "5/7 post-processing", "postprocessing", f"nnUNetv2_airway_postprocess -i {predictions} -o {trees}"
         )
         print("\n6/7 evaluation")
-        evaluation = self.folder / "evaluation"
-        commands.run(
-            f"nnUNetv2_airway_evaluate -ref {shlex.quote(str(raw / 'labelsTs'))} -pred {shlex.quote(str(trees))} "
-            f"-o {shlex.quote(str(evaluation))}"
-        )
+        commands.run(f"nnUNetv2_airway_evaluate -ref {labels} -pred {trees} -o {evaluation}")
         print("\n7/7 report")
-        report = self.folder / "report.html"
-        commands.run(
-            f"nnUNetv2_airway_report -i {shlex.quote(str(evaluation))} -n WingsLIB -o {shlex.quote(str(report))} "
-            f"--ct {shlex.quote(str(raw / 'imagesTs'))}"
-        )
-        print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Open {report} in a browser")
-
-    def _training_command(self) -> str:
-        model = Path(self.variables["nnUNet_results"], DATASET, MODEL)
-        return train_command(model, 599, "0", TRAINER, self.device)
+        commands.run(f"nnUNetv2_airway_report -i {evaluation} -n WingsLIB -o {report} --ct {images}")
+        minutes = (time.monotonic() - start) / 60
+        print(f"\nDone in {minutes:.1f} minutes. Open {places['report.html']} in a browser")

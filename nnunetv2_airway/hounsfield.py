@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from nnunetv2_airway.io.errors import UserError
+
 NEEDED = (
     'Airway trainers need CTs in Hounsfield units. In dataset.json name the only channel "noNorm" '
     '("channel_names": {"0": "noNorm"}), then run nnUNetv2_plan_and_preprocess again.'
@@ -66,22 +68,22 @@ class HounsfieldScale:
             intensity_properties: the plans' ``foreground_intensity_properties_per_channel``, in HU.
 
         Raises:
-            ValueError: more than one channel, or a normalisation that cannot be undone because it differs by case.
+            UserError: more than one channel, or a normalisation that cannot be undone because it differs by case.
         """
         if len(normalization_schemes) != 1:
-            raise ValueError(
+            raise UserError(
                 f"{NEEDED} These plans have {len(normalization_schemes)} channels: {', '.join(normalization_schemes)}."
             )
         scheme = normalization_schemes[0]
         if scheme == "NoNormalization":
             return cls()
         if scheme != "CTNormalization":
-            raise ValueError(f"{NEEDED} These plans use {scheme}, which cannot be turned back into Hounsfield units.")
+            raise UserError(f"{NEEDED} These plans use {scheme}, which cannot be turned back into Hounsfield units.")
         try:
             found = intensity_properties["0"]
             values = [float(found[key]) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
         except (KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{NEEDED} These plans use CTNormalization, but their foreground_intensity_properties_per_channel "
                 f"lacks the mean, std, percentile_00_5 or percentile_99_5 of channel 0 needed to undo it."
             ) from error
@@ -116,14 +118,18 @@ class HounsfieldInput(nn.Module):
         scale: how the CT's intensities become Hounsfield units.
 
     Raises:
-        ValueError: unknown window.
+        UserError: unknown window.
+
+    >>> ct = torch.tensor([-1000.0, -250, 125]).view(1, 1, 1, 1, 3)
+    >>> HounsfieldInput(("tang",))(ct).flatten()
+    tensor([0.0000, 0.5000, 1.0000])
     """
 
     def __init__(self, windows: Sequence[str], scale: HounsfieldScale = HounsfieldScale()):
         super().__init__()
         unknown = [name for name in windows if name not in WINDOWS]
         if unknown or not windows:
-            raise ValueError(f"windows must be a tuple of some of {', '.join(WINDOWS)}; got {windows!r}")
+            raise UserError(f"windows must be a tuple of some of {', '.join(WINDOWS)}; got {windows!r}")
         rows = [WINDOWS[name] for name in windows]
         factors = [scale.slope / (row.upper - row.lower) for row in rows]
         offsets = [(scale.intercept - row.lower) / (row.upper - row.lower) for row in rows]

@@ -20,7 +20,7 @@ from volumes import rows as volume_rows
 
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
-from nnunetv2_airway.maps.kinds import MAPS
+from nnunetv2_airway.training.maps.kinds import MAPS
 
 SPACING = (1.25, 0.7, 0.8)
 
@@ -87,10 +87,10 @@ def test_peak_memory_is_that_of_the_work():
 
 
 def test_the_table_goes_between_its_marks():
-    readme = "a\n<!-- benchmarks cpu -->\nold\n<!-- end of benchmarks cpu -->\nb\n"
-    assert run.into(readme, "new\n", "cpu") == readme.replace("old", "new")
+    page = "a\n<!-- benchmarks cpu -->\nold\n<!-- end of benchmarks cpu -->\nb\n"
+    assert run.into(page, "new\n", "cpu") == page.replace("old", "new")
     with pytest.raises(ValueError, match="benchmarks cuda"):
-        run.into(readme, "new\n", "cuda")
+        run.into(page, "new\n", "cuda")
 
 
 def test_every_row_of_volumes_and_loader_can_be_measured(mask, monkeypatch):
@@ -104,6 +104,7 @@ def test_every_row_of_volumes_and_loader_can_be_measured(mask, monkeypatch):
     assert len(names) == 6
 
 
+@pytest.mark.slow
 def test_the_growth_of_everything_is_drawn(mask, tmp_path, monkeypatch):
     for name, value in {"PATCHES": (16, 24), "STOCK_PATCHES": (64,), "SHARES": (0.5, 1.0)}.items():
         monkeypatch.setattr(growth, name, value)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnunetv2_airway import commands as running
 from nnunetv2_airway.demo import DATASET, MODEL, Demo
+from nnunetv2_airway.io import commands as running
 
 STEPS = [
     "nnUNetv2_airway_phantom",

@@ -1,4 +1,4 @@
-"""What nnU-Net offers, with our trainers: every command of the README's table, once.
+"""What nnU-Net offers, with our trainers: every command of the table in documentation/nnunet_options.md, once.
 
 The commands run in this process and in threads instead of processes of their own, each of which takes seconds to start,
 and with nnU-Net's network of a few channels. ``tests/test_end_to_end.py`` drives WingsNet through real processes.
@@ -16,9 +16,9 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
-from nnunetv2_airway.images import Grid
-from nnunetv2_airway.maps.store import MapStore
-from nnunetv2_airway.trainers import monitored_trainer
+from nnunetv2_airway.io.images import Grid
+from nnunetv2_airway.training import phased_trainer
+from nnunetv2_airway.training.maps.store import MapStore
 
 DATASET = "Dataset599_AirwayPhantom"
 SPACING = (2.0, 1.0, 1.2)
@@ -27,7 +27,7 @@ from dataclasses import replace
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerLIB
 
 class nnUNetTrainerLIB_features(nnUNetTrainerLIB):
-    plans_patch_size, plans_batch_size, patches_per_case, mining_step_size = (24, 32, 32), 2, 1, 1.0
+    plans_patch_size, plans_batch_size, patches_per_case, mining_step_size = (40, 64, 64), 2, 1, 1.0
     phases = tuple(replace(row, epochs=1) for row in nnUNetTrainerLIB.phases[:2])
 """
 
@@ -54,7 +54,7 @@ def root(workspace, tmp_path_factory, here, in_one_process, trainer) -> Path:
     shutil.copytree(workspace / "nnUNet_preprocessed", folder / "nnUNet_preprocessed")
     in_one_process(here, folder)
     here.setenv("nnUNet_extTrainer", str(folder / "mine"))
-    here.setattr(monitored_trainer, "write_progress", lambda file, log, phases: None)
+    here.setattr(phased_trainer, "draw_progress", lambda file, log, phases: None)
     narrow(folder / "nnUNet_preprocessed" / DATASET)
     return folder
 

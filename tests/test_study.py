@@ -14,11 +14,11 @@ from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import 
 from study_results import LIST, read_runs, table, write_results
 from study_trainers import shortened
 
-from nnunetv2_airway.files import write_json
+from nnunetv2_airway.io.files import write_json
 from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE
-from nnunetv2_airway.schedule import Phase, Sampling
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB
 from nnunetv2_airway.trainers.zheng import nnUNetTrainerWingsGUL
+from nnunetv2_airway.training.schedule import Phase, Sampling
 
 
 def test_a_schedule_keeps_its_shares():
@@ -26,7 +26,7 @@ def test_a_schedule_keeps_its_shares():
     assert [phase.epochs for phase in phases] == [20, 1, 9]
     assert [phase.sampling for phase in phases] == [phase.sampling for phase in nnUNetTrainerWingsLIB.phases]
     assert [phase.epochs for phase in shortened.scaled(nnUNetTrainerWingsLIB.phases, 3)] == [1, 1, 1]
-    assert shortened.scaled((Phase(100, DICE, steps=(50, 90)),), 10)[0].steps == (5, 9)
+    assert shortened.scaled((Phase(100, DICE, lr_milestones=(50, 90)),), 10)[0].lr_milestones == (5, 9)
     assert sum(phase.epochs for phase in shortened.scaled(nnUNetTrainerWingsGUL.phases, 17)) == 17
 
 
@@ -45,11 +45,11 @@ def test_a_schedule_is_changed_by_names():
 
 @pytest.mark.parametrize("patch", [None, [64, 48, 64]])
 def test_any_trainer_has_a_short_form(monkeypatch, patch):
-    given = {"learning_rate": 0.003, "phases.1.weights": []}
+    given = {"initial_lr": 0.003, "phases.1.weights": []}
     settings = {"attributes": given, "epochs": 30, "patch": patch, "batch": 3}
     monkeypatch.setattr(shortened, "SETTINGS", settings)
     own = shortened.short_form(nnUNetTrainerWingsLIB)
-    assert issubclass(own, nnUNetTrainerWingsLIB) and own.learning_rate == 0.003
+    assert issubclass(own, nnUNetTrainerWingsLIB) and own.initial_lr == 0.003
     assert [len(phase.weights) for phase in own.phases] == [0, 0, 2]
     assert sum(phase.epochs for phase in own.phases) == 30
     expected = (tuple(patch), 3) if patch else (nnUNetTrainerWingsLIB.plans_patch_size, 32)
@@ -106,7 +106,7 @@ def test_patches_are_shared_among_the_epochs(monkeypatch):
     [
         ("nnUNetTrainer", ("nnUNetTrainer", None, {})),
         ("A@598", ("A", 598, {})),
-        ("A@5:learning_rate=3e-3;windows=('tang',)", ("A", 5, {"learning_rate": 0.003, "windows": ("tang",)})),
+        ("A@5:initial_lr=3e-3;windows=('tang',)", ("A", 5, {"initial_lr": 0.003, "windows": ("tang",)})),
     ],
 )
 def test_variants_are_read(text, expected):

@@ -16,7 +16,7 @@ import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_airway.losses import rows
-from nnunetv2_airway.schedule import Phase, Sampling
+from nnunetv2_airway.training.schedule import Phase, Sampling
 
 SETTINGS = json.loads(os.environ.get("AIRWAY_STUDY", "{}"))
 FIRST_ITERATIONS = 8
@@ -46,7 +46,7 @@ class Shortened:
                 raise ValueError(f"{type(self).__name__} has no attribute {name}, nothing would read it")
             setattr(self, name, value)
         self.num_epochs = SETTINGS["epochs"]
-        self.save_every = self.checkpoint_every = SETTINGS["checkpoint_every"]
+        self.save_every = SETTINGS["save_every"]
         self.logger.local_logger.my_fantastic_logging[ITERATIONS] = []
         np.random.seed(SETTINGS["seed"])
         torch.manual_seed(SETTINGS["seed"])
@@ -86,8 +86,9 @@ def scaled(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
         wanted = round(epochs * sum(earlier.epochs for earlier in phases[: index + 1]) / total)
         last = epochs - (len(phases) - index - 1)
         length = min(max(wanted, end + 1), last) - end
-        steps = sorted({round(step * length / phase.epochs) for step in phase.steps})
-        shortened.append(replace(phase, epochs=length, steps=tuple(step for step in steps if 0 < step < length)))
+        milestones = sorted({round(milestone * length / phase.epochs) for milestone in phase.lr_milestones})
+        kept = tuple(milestone for milestone in milestones if 0 < milestone < length)
+        shortened.append(replace(phase, epochs=length, lr_milestones=kept))
         end += length
     return tuple(shortened)
 

@@ -4,6 +4,8 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from nnunetv2_airway.io.errors import UserError
+
 
 def positive(text: str) -> int:
     """Parse a whole number of at least 1."""
@@ -25,7 +27,7 @@ def run(command: Callable[[], None]) -> None:
     """Run a command; what the user can mend ends in one line and exit code 1, not in a traceback."""
     try:
         command()
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where it stopped")

@@ -1,24 +1,16 @@
 """``nnUNetv2_airway_convert``: airway data sets as nnU-Net raw data sets, CTs for prediction."""
 
 import argparse
-import importlib
-import pkgutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import nnunetv2_airway.dataset_conversion as scripts
 from nnunetv2_airway.cli.common import dataset_id, positive, run
+from nnunetv2_airway.conversion.datasets import LAYOUTS
 from nnunetv2_airway.conversion.layout import Case, Layout
-
-
-def layouts() -> dict[str, Layout]:
-    """The public data sets by subcommand: one script each in ``dataset_conversion``."""
-    names = sorted(module.name for module in pkgutil.iter_modules(scripts.__path__) if module.name[:7] == "Dataset")
-    modules = [importlib.import_module(f"{scripts.__name__}.{name}") for name in names]
-    return {module.LAYOUT.command: module.LAYOUT for module in modules}
+from nnunetv2_airway.io.errors import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         "labels",
     )
     add_arguments(folder, None)
-    for name, layout in layouts().items():
+    for name, layout in LAYOUTS.items():
         add_arguments(commands.add_parser(name, help=f"{layout.files}; id {layout.number}"), layout)
     return parser
 
@@ -160,21 +152,21 @@ def run_script(layout: Layout, arguments: list[str] | None = None) -> None:
 def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
     from nnunetv2_airway.conversion.folder import Destination, convert_cases
     from nnunetv2_airway.conversion.results import REPORT, SHEET, is_training
-    from nnunetv2_airway.raw_data import dataset_folder
+    from nnunetv2_airway.io.raw_data import dataset_folder
 
     sources = [_folder(folder) for folder in ([args.i] if layout is None else args.i)]
     if args.images_only:
         if args.o is None:
-            raise ValueError("--images-only needs -o FOLDER, where the CTs for nnUNetv2_predict are written")
+            raise UserError("--images-only needs -o FOLDER, where the CTs for nnUNetv2_predict are written")
         destination = Destination(args.o, only_images=True)
     elif args.d is None:
-        raise ValueError("a data set id is needed: -d 510, or --images-only -o FOLDER for CTs to predict")
+        raise UserError("a data set id is needed: -d 510, or --images-only -o FOLDER for CTs to predict")
     else:
         destination = Destination(dataset_folder(args.o, args.d, args.name))
     cases = _folder_cases(args, sources[0]) if layout is None else layout.find_cases(sources)
     if not cases:
         expected = layout.files if layout else "image files, or folders with DICOM files"
-        raise ValueError(f"no cases found in {', '.join(map(str, sources))}; expected: {expected}")
+        raise UserError(f"no cases found in {', '.join(map(str, sources))}; expected: {expected}")
     scales = _scales(args.scale)
     named = {
         "accept": args.accept,
@@ -184,11 +176,11 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
     for option, given in named.items():
         unknown = set(given) - {case.name for case in cases}
         if unknown:
-            raise ValueError(f"--{option} names {', '.join(sorted(unknown))}, which is no case of {sources[0]}")
+            raise UserError(f"--{option} names {', '.join(sorted(unknown))}, which is no case of {sources[0]}")
     if args.images_only:
         cases = [replace(case, label=None, problem="" if case.ct else case.problem) for case in cases]
     elif not any(case.label for case in cases):
-        raise ValueError(
+        raise UserError(
             f"none of the {len(cases)} cases has a label"
             + (f"; {layout.notice}" if layout and layout.notice else "")
             + ". For CTs to predict: --images-only -o FOLDER"
@@ -216,10 +208,10 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
         print(f"Note: {layout.notice}")
     print(f"Look at {destination.folder / SHEET}; details are in {REPORT} beside it.")
     if conversion.failed and not conversion.records:
-        raise ValueError(f"none of the {len(conversion.failed)} cases could be converted, see above")
+        raise UserError(f"none of the {len(conversion.failed)} cases could be converted, see above")
     if conversion.failed:
         failed = len(conversion.failed)
-        raise ValueError(
+        raise UserError(
             f"{failed} of {failed + len(conversion.records)} cases could not be converted, see above; the others are "
             f"complete. Once mended, the same command converts what is missing"
         )
@@ -227,7 +219,7 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
 
 def _folder(folder: Path) -> Path:
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {folder}")
     return folder.resolve()  # a case is known again from another working folder
 
 
@@ -247,7 +239,7 @@ def _scales(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
         try:
             slope, intercept, *cases = float(words[0]), float(words[1]), *words[2:]
         except (ValueError, IndexError) as error:
-            raise ValueError(f"--scale needs SLOPE INTERCEPT [CASE ...], got {' '.join(words)}") from error
+            raise UserError(f"--scale needs SLOPE INTERCEPT [CASE ...], got {' '.join(words)}") from error
         scales |= dict.fromkeys(cases or [""], (slope, intercept))
     return scales
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_airway.cli.common import run
+from nnunetv2_airway.io.errors import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,5 +36,5 @@ def _demo(args: argparse.Namespace) -> None:
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("-device cuda was asked for, but PyTorch finds no CUDA GPU here; use -device cpu")
+        raise UserError("-device cuda was asked for, but PyTorch finds no CUDA GPU here; use -device cpu")
     Demo(args.o, device).run()

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
+from nnunetv2_airway.io.errors import UserError
 
 UNLIKE = 10.0
 """Dice in percent below which a prediction may belong to another CT."""
@@ -94,16 +95,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{case}: WARNING: no reference for this prediction")
     for case, error in evaluation.failed.items():
         print(f"{case}: FAILED: {error}")
-    print(f"Results are in {output}, pictures in {output / 'cases'}, the references' trees in {evaluation.trees}")
+    print(f"Results are in {output}, pictures in {output / 'cases'}")
     failed = len(evaluation.failed)
     if failed and not evaluation.cases:
-        raise ValueError(f"none of the {failed} cases could be evaluated")
+        raise UserError(f"none of the {failed} cases could be evaluated")
     if failed:
-        raise ValueError(
+        raise UserError(
             f"{failed} case{'s' * (failed > 1)} could not be evaluated; the figures are those of the others"
         )
     if evaluation.missing and not args.chill:
-        raise ValueError(
+        raise UserError(
             f"references without a prediction: {len(evaluation.missing)}; the figures are those of the others, which "
             f"--chill accepts"
         )

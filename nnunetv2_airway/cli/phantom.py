@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_airway.cli.common import dataset_id, positive, run
+from nnunetv2_airway.io.raw_data import dataset_folder
 from nnunetv2_airway.phantom.dataset import write_dataset
 from nnunetv2_airway.phantom.model import PhantomOptions
-from nnunetv2_airway.raw_data import dataset_folder
 
 DEFAULTS = PhantomOptions()
 
@@ -46,41 +46,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=axes,
         help="mm, between slices first (default: 1 1 1); the chest is scaled to fill the volume",
     )
-    parser.add_argument(
-        "--generations",
-        type=int,
-        default=DEFAULTS.generations,
-        metavar="N",
-        help="last generation of airways, the trachea is 0 (default: %(default)s; fewer where they become too small)",
-    )
-    parser.add_argument(
-        "--smallest",
-        type=float,
-        default=DEFAULTS.smallest,
-        metavar="R",
-        help="radius of the smallest airways, in voxels of the finest spacing (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--noise",
-        type=float,
-        default=DEFAULTS.noise,
-        metavar="HU",
-        help="standard deviation of the noise (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--blur",
-        type=float,
-        default=DEFAULTS.blur,
-        metavar="X",
-        help="standard deviation of the scanner blur, in units of the finest spacing (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=DEFAULTS.seed,
-        metavar="N",
-        help="another seed gives other patients (default: %(default)s)",
-    )
+    for name, metavar, words in (
+        ("generations", "N", "last generation of airways, the trachea is 0; fewer where they become too small"),
+        ("smallest", "R", "radius of the smallest airways, in voxels of the finest spacing"),
+        ("noise", "HU", "standard deviation of the noise"),
+        ("blur", "X", "standard deviation of the scanner blur, in units of the finest spacing"),
+        ("seed", "N", "another seed gives other patients"),
+    ):
+        default = getattr(DEFAULTS, name)
+        parser.add_argument(
+            f"--{name}", type=type(default), default=default, metavar=metavar, help=f"{words} (default: %(default)s)"
+        )
     parser.add_argument(
         "--lung-box",
         type=float,

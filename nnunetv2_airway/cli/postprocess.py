@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
 from nnunetv2_airway.inference.postprocessing import postprocess_folder, write_postprocessing_pkl
+from nnunetv2_airway.io.errors import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,4 +60,4 @@ def _postprocess(args: argparse.Namespace) -> None:
                 )
     failed = sum(bool(outcome.error) for outcome in outcomes)
     if failed:
-        raise ValueError(f"{failed} of {len(outcomes)} files could not be processed; the others are in {args.o}")
+        raise UserError(f"{failed} of {len(outcomes)} files could not be processed; the others are in {args.o}")

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
-from nnunetv2_airway.evaluation.report import Model, fill, find_template, read_models, template_names
-from nnunetv2_airway.files import write_text
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import write_text
+from nnunetv2_airway.report.tables import Model, fill, find_template, read_models, template_names
 
 PAGE = ".html"
 
@@ -58,7 +59,7 @@ def _report(args: argparse.Namespace) -> None:
     files = args.o or []
     pages = [file for file in files if file.suffix == PAGE]
     if args.ct and not pages:
-        raise ValueError("--ct is for a page: name one with -o, such as -o report.html")
+        raise UserError("--ct is for a page: name one with -o, such as -o report.html")
     tables = {file: _table(args.t, file.suffix, models) for file in files if file not in pages}
     for model in models:
         for warning in model.warnings:
@@ -76,6 +77,6 @@ def _table(name: str, ending: str, models: Sequence[Model]) -> str:
 
 
 def _page(args: argparse.Namespace, models: Sequence[Model]) -> str:
-    from nnunetv2_airway.evaluation.page.write import make_page  # late, so that -h answers at once
+    from nnunetv2_airway.report.page.write import make_page  # late, so that -h answers at once
 
     return make_page(models, table=args.t, ct=args.ct, processes=args.np)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nnunetv2_airway.conversion.dicom import holds_dicom
 from nnunetv2_airway.conversion.layout import Case, case_of, folder_pairs, image_files, paired, walk
+from nnunetv2_airway.io.errors import UserError
 
 IMAGES, LABELS = "images(Tr)?|imgs?|cts?|scans?", "labels?(Tr)?|masks?|gt|segmentations?"
 """What folders of images and of labels are called."""
@@ -14,12 +15,12 @@ def find_pair(folder: Path) -> tuple[Path, Path]:
     """Find the one folder of images and the one of labels beside it.
 
     Raises:
-        ValueError: there is none, or several; they are listed.
+        UserError: there is none, or several; they are listed.
     """
     pairs = folder_pairs([folder], IMAGES, LABELS)
     if len(pairs) != 1 or pairs[0][1] is None:
         found = "; ".join(f"{images} with {labels or 'none beside it'}" for images, labels in pairs) or "none"
-        raise ValueError(
+        raise UserError(
             f"one folder of images beside one of labels is needed in {folder}, found: {found}. Give -i CTS -l LABELS, "
             f"one pair after the other into the same -d, or --images-only -o FOLDER for CTs to predict"
         )
@@ -35,7 +36,7 @@ def find_cases(images: Path, labels: Path | None, *, suffix: str = "") -> list[C
         suffix: what the names of labels have behind those of CTs.
 
     Raises:
-        ValueError: no CT has the name of a label.
+        UserError: no CT has the name of a label.
     """
     cts = image_files(images)
     entries = sorted(entry for entry in images.iterdir() if not entry.name.startswith("."))
@@ -54,7 +55,7 @@ def find_cases(images: Path, labels: Path | None, *, suffix: str = "") -> list[C
         return [case_of(name, files, None) for name, files in sorted(cts.items())]
     masks = _labels(labels, suffix)
     if cts and masks and not cts.keys() & masks.keys():
-        raise ValueError(
+        raise UserError(
             f"no CT has the name of a label: {images} holds {_some(cts)}, {labels} holds {_some(masks)}; names must be "
             f"the same but for _0000 and --label-suffix"
         )

@@ -19,11 +19,12 @@ from nnunetv2_airway.conversion.dicom import choose_series
 from nnunetv2_airway.conversion.dicom_volume import read_series
 from nnunetv2_airway.conversion.labels import check_label, read_label
 from nnunetv2_airway.conversion.layout import Case, walk
-from nnunetv2_airway.conversion.preview import BAD, GOOD, LOOK, write_preview
+from nnunetv2_airway.conversion.preview import BAD, GOOD, LOOK, draw_preview
 from nnunetv2_airway.conversion.region import region
 from nnunetv2_airway.conversion.units import to_hounsfield
-from nnunetv2_airway.files import read_record, write_record
-from nnunetv2_airway.images import Grid, orientation, read_volume, write_image
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import read_record, write_record
+from nnunetv2_airway.io.images import Grid, orientation, read_volume, write_image
 
 FORMAT = 1
 """Another one has every case converted again."""
@@ -77,7 +78,7 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         The record, as it is written to ``conversion/NAME.json``.
 
     Raises:
-        ValueError: a file cannot be read, the CT is not in HU, or the label does not belong to it.
+        UserError: a file cannot be read, the CT is not in HU, or the label does not belong to it.
         OSError: the results cannot be written.
     """
     preview, record_file = (target.records / f"{case.name}.{ending}" for ending in ("png", "json"))
@@ -95,14 +96,14 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
     for file in (record_file, *target.volumes(case.name), preview):
         file.unlink(missing_ok=True)
     if case.problem:
-        raise ValueError(case.problem)
+        raise UserError(case.problem)
 
     stored, grid, notes, patient, series = _read_ct(case, options)
     _require_body_size(case, stored, grid)
     try:
         hu, done = to_hounsfield(stored, options.scale, case=case.name)
-    except ValueError as error:
-        raise ValueError(f"{case.ct}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{case.ct}: {error}") from error
     del stored
     ct = grid.image(hu)
     notes += done
@@ -112,8 +113,8 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
         notes += done
         try:
             problem, doubt = check_label(mask, hu)
-        except ValueError as error:
-            raise ValueError(f"{case.label}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{case.label}: {error}") from error
         warnings += [doubt] if doubt else []
     if problem and options.accept:
         warnings.append(f"{problem} (accepted)")
@@ -127,9 +128,9 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
     first = problem or next(iter(warnings), "")
     colour = BAD if problem else LOOK if warnings else GOOD
     title = case.name + (f"\n{shorten(first, 50)}" if first else "")
-    write_preview(preview, hu, grid, mask, box, title=title, colour=colour)
+    draw_preview(preview, hu, grid, mask, box, title=title, colour=colour)
     if problem:
-        raise ValueError(f"{case.label}: {problem}. Look at {preview}; if it is right, --accept {case.name} takes it")
+        raise UserError(f"{case.label}: {problem}. Look at {preview}; if it is right, --accept {case.name} takes it")
     record = {
         "case": case.name,
         "source": str(case.ct),
@@ -210,4 +211,4 @@ def _require_body_size(case: Case, stored: np.ndarray, grid: Grid) -> None:
     extent = [n * step for n, step in zip(stored.shape, grid.spacing[::-1], strict=True)]
     if not all(SIZES[0] < length < SIZES[1] for length in extent):
         listed = " x ".join(f"{length:.4g}" for length in extent)
-        raise ValueError(f"{case.ct} is {listed} mm large: its spacing is not in mm, or wrong; mend its header")
+        raise UserError(f"{case.ct} is {listed} mm large: its spacing is not in mm, or wrong; mend its header")

@@ -12,7 +12,8 @@ import pydicom
 from pydicom.misc import is_dicom
 
 from nnunetv2_airway.conversion.layout import walk
-from nnunetv2_airway.files import main_line
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import main_line
 
 SHORTEST = 11
 """Slices of the shortest series that can be a chest CT; LIDC-IDRI's radiographs have fewer."""
@@ -70,7 +71,7 @@ def series_folders(sources: Iterable[Path]) -> dict[str, list[Path]]:
         for file in filter(_is_dicom, files):
             try:
                 uid = str(_header(file).SeriesInstanceUID)
-            except ValueError:  # named when the folder is converted
+            except UserError:  # named when the folder is converted
                 continue
             folders.setdefault(uid, []).append(folder)
             break
@@ -112,7 +113,7 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
         The series, the UIDs of the others that could have been chosen, and a line for each that could not.
 
     Raises:
-        ValueError: there is no CT series, or there are several and not exactly one of them is wanted; they are listed.
+        UserError: there is no CT series, or there are several and not exactly one of them is wanted; they are listed.
     """
     found: dict[str, list[Slice]] = {}
     for _, files in walk([folder]):
@@ -121,7 +122,7 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
                 header = _header(file)
                 found.setdefault(str(header.SeriesInstanceUID), []).append(header)
             elif _is_called_like_a_slice(file):
-                raise ValueError(f"{file} is no DICOM file, it may be damaged: copy it again or take it away")
+                raise UserError(f"{file} is no DICOM file, it may be damaged: copy it again or take it away")
     good, skipped = [], []
     for uid, slices in sorted(found.items()):
         why = _unusable(slices)
@@ -135,20 +136,20 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
     chosen = [series for series in good if series.uid in wanted]
     unusable = set(wanted) & found.keys() - {series.uid for series in good}
     if unusable:
-        raise ValueError(f"{folder}: the series that is asked for cannot be used: {'; '.join(skipped)}")
+        raise UserError(f"{folder}: the series that is asked for cannot be used: {'; '.join(skipped)}")
     if len(good) == 1 and not chosen:
         chosen = good
     if not good:
         there = "; ".join(skipped) or "it holds no DICOM file"
-        raise ValueError(f"{folder} holds no CT series of at least {SHORTEST} slices: {there}")
+        raise UserError(f"{folder} holds no CT series of at least {SHORTEST} slices: {there}")
     if len(chosen) != 1:
         patients = {series.patient for series in good}
         if len(patients) > 1:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds CT series of {len(patients)} patients ({', '.join(sorted(patients))}): make a folder "
                 f"for each"
             )
-        raise ValueError(
+        raise UserError(
             f"{folder} holds {len(good)} CT series, {len(chosen) or 'none'} of them chosen; choose one with --series "
             f"UID, a thin-slice one with a sharp kernel: {'; '.join(map(str, good))}"
         )
@@ -175,7 +176,7 @@ def _header(file: Path) -> Slice:
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
         except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
-            raise ValueError(f"cannot read the DICOM header of {file}: {main_line(error)}") from error
+            raise UserError(f"cannot read the DICOM header of {file}: {main_line(error)}") from error
     if "SeriesInstanceUID" not in header:
-        raise ValueError(f"{file} has no SeriesInstanceUID, it may be damaged: copy it again or take it away")
+        raise UserError(f"{file} has no SeriesInstanceUID, it may be damaged: copy it again or take it away")
     return Slice(file, header)

@@ -7,8 +7,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.conversion.dicom import SHORTEST, Series, Slice
-from nnunetv2_airway.files import main_line
-from nnunetv2_airway.images import Grid
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import main_line
+from nnunetv2_airway.io.images import Grid
 
 ROUNDING = 0.1
 """Positions are often written with one decimal, in mm."""
@@ -24,7 +25,7 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
         voxels lie; and what was done about the files.
 
     Raises:
-        ValueError: slices differ in size, spacing or orientation, stand at one place, are missing, unevenly spaced or
+        UserError: slices differ in size, spacing or orientation, stand at one place, are missing, unevenly spaced or
             sheared by a tilted gantry, or cannot be read; the files are named.
     """
     first = series.slices[0]
@@ -46,7 +47,7 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
         try:
             image = reader.Execute()
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"cannot read {header.file}, it may be damaged, copy it again: {main_line(error)}"
             ) from error
         plane[...] = sitk.GetArrayViewFromImage(image).reshape(plane.shape)
@@ -63,17 +64,15 @@ def _position(header: Slice) -> np.ndarray:
 def _require_alike(header: Slice, first: Slice) -> None:
     for tag in ("ImagePositionPatient", *SAME):
         if getattr(header, tag) is None:
-            raise ValueError(f"{header.file} has no {tag}: where its voxels lie cannot be known")
+            raise UserError(f"{header.file} has no {tag}: where its voxels lie cannot be known")
     for tag in ("FrameOfReferenceUID", "RescaleSlope", "RescaleIntercept"):
         here, there = getattr(header, tag), getattr(first, tag)
         if (here is None) != (there is None) or (tag == "FrameOfReferenceUID" and here != there):
-            raise ValueError(
-                f"slices of one series differ in {tag}: {header.file} has {here}, {first.file} has {there}"
-            )
+            raise UserError(f"slices of one series differ in {tag}: {header.file} has {here}, {first.file} has {there}")
     for tag, tolerance in SAME.items():
         here, there = getattr(header, tag), getattr(first, tag)
         if not np.allclose(np.array(here, float), np.array(there, float), rtol=0, atol=tolerance):
-            raise ValueError(
+            raise UserError(
                 f"slices of one series differ in {tag}: {header.file} has {here}, {first.file} has {there}. Take the "
                 f"files that do not belong to the volume out of the folder"
             )
@@ -86,7 +85,7 @@ def _without_copies(slices: list[Slice], normal: np.ndarray) -> tuple[list[Slice
         if (_position(header) - _position(kept[-1])) @ normal > 1e-3:
             kept.append(header)
         elif header.SOPInstanceUID != kept[-1].SOPInstanceUID:
-            raise ValueError(
+            raise UserError(
                 f"two slices stand at one place, {_position(header).tolist()} mm: {kept[-1].file} and {header.file}. "
                 f"The series holds several scans; keep the files of one"
             )
@@ -112,13 +111,13 @@ def _even_step(slices: list[Slice], normal: np.ndarray) -> float:
     """Distance of the slices in mm; raises where it is not the same everywhere."""
     places = np.stack([_position(header) for header in slices])
     if len(places) < SHORTEST:
-        raise ValueError(f"only {len(places)} different slices in {slices[0].file.parent}; {SHORTEST} are needed")
+        raise UserError(f"only {len(places)} different slices in {slices[0].file.parent}; {SHORTEST} are needed")
     along = places @ normal
     gaps = np.diff(along)
     usual = float(np.median(gaps))
     worst = int(np.argmax(np.abs(gaps - usual)))
     if abs(gaps[worst] - usual) > ROUNDING + 0.01 * usual:
-        raise ValueError(
+        raise UserError(
             f"irregular slice spacing: a gap of {gaps[worst]:.2f} mm between {slices[worst].file.name} (at "
             f"{along[worst]:.2f} mm) and {slices[worst + 1].file.name} (at {along[worst + 1]:.2f} mm), {usual:.2f} mm "
             f"elsewhere. "
@@ -126,7 +125,7 @@ def _even_step(slices: list[Slice], normal: np.ndarray) -> float:
         )
     aside = np.linalg.norm(places - places[0] - np.outer(along - along[0], normal), axis=1).max()
     if aside > max(ROUNDING, 0.5 * min(map(float, slices[0].PixelSpacing))):
-        raise ValueError(
+        raise UserError(
             f"the slices in {slices[0].file.parent} are shifted sideways by up to {aside:.1f} mm, as a tilted gantry "
             f"does: they make no box of voxels. Resample them first (dcm2niix does)"
         )

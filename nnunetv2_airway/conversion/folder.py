@@ -8,9 +8,10 @@ from pathlib import Path
 from nnunetv2_airway.conversion.case import FORMAT, RECORDS, Options, Target, are_whole, convert_case
 from nnunetv2_airway.conversion.layout import Case
 from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, some, write_results
-from nnunetv2_airway.files import alone_in, read_record, reason, write_json, write_record
-from nnunetv2_airway.parallel import finished_cases
-from nnunetv2_airway.raw_data import require_free_id, require_own
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import alone_in, read_record, write_json, write_record
+from nnunetv2_airway.io.parallel import results_and_failures
+from nnunetv2_airway.io.raw_data import require_free_id, require_own
 
 SETTINGS = ".settings.json"
 """Beside the records; it says that a folder is ours."""
@@ -62,7 +63,7 @@ def convert_cases(
         processes: cases worked on at once, each needs up to 1 GB for a CT of 512 x 512 x 400.
 
     Raises:
-        ValueError: there is nothing to convert, two cases of one name, or the folder holds something else.
+        UserError: there is nothing to convert, two cases of one name, or the folder holds something else.
         OSError: the results cannot be written.
     """
     kept = [case for case in cases if case.name not in left_out]
@@ -103,15 +104,11 @@ def _convert(
             target.labels.mkdir(exist_ok=True)
     if not destination.only_images:
         _remove_from_other_part(kept, destination)
-    records, failed = {}, {}
-    for name, record, error in finished_cases(convert_case, work, processes=processes, description="conversion"):
-        if error is None:
-            records[name] = record
-        else:
-            failed[name] = reason(error)
-            case = work[name][0]
-            entry = {"case": name, "source": str(case.ct or ""), "label": str(case.label or ""), "error": failed[name]}
-            write_record(destination.records / f"{name}.json", entry)
+    records, failed = results_and_failures(convert_case, work, processes=processes, description="conversion")
+    for name, error in failed.items():
+        case = work[name][0]
+        entry = {"case": name, "source": str(case.ct or ""), "label": str(case.label or ""), "error": error}
+        write_record(destination.records / f"{name}.json", entry)
     earlier = [read_record(file) for file in sorted(destination.records.glob("*.json"))]
     earlier = [record for record in earlier if "case" in record and record["case"] not in work]
     kept_before = {record["case"]: record for record in earlier if is_complete(record, destination)}
@@ -147,12 +144,12 @@ def is_complete(record: dict, destination: Destination) -> bool:
 
 def _require_distinct(cases: Sequence[Case]) -> None:
     if not cases:
-        raise ValueError("there is nothing to convert")
+        raise UserError("there is nothing to convert")
     seen: dict[str, Case] = {}
     for case in cases:
         if case.name in seen:
             files = " and ".join(str(entry.ct or entry.label) for entry in (seen[case.name], case))
-            raise ValueError(f"the case {case.name} is there twice, {files}: leave one of them out with -i")
+            raise UserError(f"the case {case.name} is there twice, {files}: leave one of them out with -i")
         seen[case.name] = case
 
 
@@ -194,7 +191,7 @@ def _require_same_sources(cases: Sequence[Case], destination: Destination) -> No
     for case in cases:
         earlier = read_record(destination.records / f"{case.name}.json")
         if "error" not in earlier and case.ct and earlier.get("source", str(case.ct)) != str(case.ct):
-            raise ValueError(
+            raise UserError(
                 f"{destination.folder} already holds a case {case.name}, converted from {earlier['source']}, now "
                 f"{case.ct} would replace it. Choose another -d or -o, or convert all again with --overwrite."
             )

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.images import foreground_values, orientation, read_volume, require_same_geometry
-from nnunetv2_airway.maps.components import bounding_box, with_neighbours
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.images import foreground_values, orientation, read_volume, require_same_geometry
+from nnunetv2_airway.tree.components import bounding_box, with_neighbours
 
 HEADER_NOISE = 1e-3
 """Differences of geometry above this, in voxels, are worth a line."""
@@ -18,7 +19,7 @@ BETTER = 50.0
 """HU by which a mirrored label lies deeper in air if it is the label that is mirrored."""
 PURE_AIR, CONTRAST = -900.0, 150.0
 """HU: a label above the first should be darker than its surroundings, where the walls are, by the second."""
-MOST = 0.2
+MAX_SHARE = 0.2
 """Share of a CT's voxels that no airways fill."""
 AXES = ("plane", "row", "column")
 
@@ -39,7 +40,7 @@ def read_label(
         differences between the headers are repaired from the CT.
 
     Raises:
-        ValueError: it cannot be read, is no label, holds none of the values, or does not lie on the CT's grid.
+        UserError: it cannot be read, is no label, holds none of the values, or does not lie on the CT's grid.
     """
     image = read_volume(file)
     notes = []
@@ -50,12 +51,12 @@ def read_label(
         image = sitk.DICOMOrient(image, orientation(ct))
     try:
         apart = require_same_geometry(image, ct, name="CT")
-    except ValueError as error:
+    except UserError as error:
         advice = (
             ". If it was made voxel by voxel on this CT and only its header is wrong, --ignore-label-header CASE takes "
             "the CT's"
         )
-        raise ValueError(f"{file}: {error}{advice if image.GetSize() == ct.GetSize() else ''}") from error
+        raise UserError(f"{file}: {error}{advice if image.GetSize() == ct.GetSize() else ''}") from error
     if apart > HEADER_NOISE:
         notes.append(f"header of the label repaired from the CT (voxels lay {apart:.2g} voxels apart)")
     array = sitk.GetArrayViewFromImage(image)
@@ -63,7 +64,7 @@ def read_label(
     listed = ", ".join(f"{value:g}" for value in found)
     if (found < 0).any() or (found != np.round(found)).any():
         what = "a CT; is it in the wrong folder?" if (found < 0).any() else "a probability map; threshold it first"
-        raise ValueError(f"{file} must be a label, got the values {listed}: it looks like {what}")
+        raise UserError(f"{file} must be a label, got the values {listed}: it looks like {what}")
     if values is None:
         if len(found) > 1:
             notes.append(
@@ -72,7 +73,7 @@ def read_label(
         return (array > 0).astype(np.uint8), notes
     mask = np.isin(array, list(values))
     if found.size and not mask.any():
-        raise ValueError(f"{file} holds none of the values {sorted(values)} of --lumen, but {listed}")
+        raise UserError(f"{file} holds none of the values {sorted(values)} of --lumen, but {listed}")
     return mask.astype(np.uint8), notes
 
 
@@ -87,14 +88,14 @@ def check_label(mask: np.ndarray, hu: np.ndarray) -> tuple[str, str]:
         Why it seems not to be, and why it is in doubt; empty where there is nothing to say.
 
     Raises:
-        ValueError: it is empty, or holds more of the CT than airways do.
+        UserError: it is empty, or holds more of the CT than airways do.
     """
     voxels = np.nonzero(mask)
     share = len(voxels[0]) / mask.size
     if not share:
-        raise ValueError("the label is empty")
-    if share > MOST:
-        raise ValueError(f"the label holds {share:.0%} of the CT: it is inverted, or no label of airways")
+        raise UserError("the label is empty")
+    if share > MAX_SHARE:
+        raise UserError(f"the label holds {share:.0%} of the CT: it is inverted, or no label of airways")
     level = float(hu[voxels].mean())
     mirrored = {
         axes: float(hu[_mirror(voxels, hu.shape, axes)].mean())

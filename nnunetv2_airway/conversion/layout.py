@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_airway.images import ENDINGS
+from nnunetv2_airway.io.images import ENDINGS
 
 SOURCE_ENDINGS = (*ENDINGS, ".mhd")
 """Formats of volumes that can be converted, beside DICOM."""

@@ -8,8 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunetv2_airway.images import Grid, orientation
-from nnunetv2_airway.maps.components import bounding_box
+from nnunetv2_airway.io.images import Grid, orientation
+from nnunetv2_airway.tree.components import bounding_box
 
 STEP = 2.0
 """Voxels of about this size in mm are enough; smaller ones are averaged."""

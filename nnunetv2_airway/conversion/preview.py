@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from nnunetv2_airway.files import atomic_path
-from nnunetv2_airway.images import Grid, orientation
+from nnunetv2_airway.io.files import atomic_path
+from nnunetv2_airway.io.images import Grid, orientation
 
 WINDOW = (-1000, 400)
 """HU shown from black to white."""
@@ -23,7 +23,7 @@ GOOD, LOOK, BAD = "white", "#ffb000", "#ff6b6b"
 SHEET_RATIO = 1.6
 
 
-def write_preview(
+def draw_preview(
     file: Path,
     hu: np.ndarray,
     grid: Grid,
@@ -85,7 +85,7 @@ def write_preview(
         figure.savefig(temporary)
 
 
-def write_contact_sheet(file: Path, previews: Mapping[str, tuple[Path, str]]) -> None:
+def draw_contact_sheet(file: Path, previews: Mapping[str, tuple[Path, str]]) -> None:
     """Put all previews on one sheet, in order.
 
     Args:

@@ -4,8 +4,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.conversion.lungs import Box, lung_box
-from nnunetv2_airway.images import orientation
-from nnunetv2_airway.maps.components import bounding_box
+from nnunetv2_airway.io.images import orientation
+from nnunetv2_airway.tree.components import bounding_box
 
 FLATTEST = 0.5
 """Height of a lungs' box, divided by its width, below which a part of the lungs seems to be missing."""

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_airway.conversion.preview import write_contact_sheet
-from nnunetv2_airway.files import read_record, write_csv, write_json
-from nnunetv2_airway.raw_data import write_dataset_json
+from nnunetv2_airway.conversion.preview import draw_contact_sheet
+from nnunetv2_airway.io.files import read_record, write_csv, write_json
+from nnunetv2_airway.io.raw_data import write_dataset_json
 
 REPORT, SHEET, SPLITS = "conversion_report.csv", "contact_sheet.png", "splits_final.json"
 FOLDS = 5
@@ -70,7 +70,7 @@ def write_results(
     failed = conversion.failed_before | conversion.failed
     previews |= {name: (records_folder / f"{name}.png", error) for name, error in failed.items()}
     if previews:
-        write_contact_sheet(folder / SHEET, dict(sorted(previews.items())))
+        draw_contact_sheet(folder / SHEET, dict(sorted(previews.items())))
     orientations = {record["orientation"] for record in records.values()}
     if len(orientations) > 1:
         listed = {

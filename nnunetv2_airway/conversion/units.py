@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from nnunetv2_airway.io.errors import UserError
+
 LOWEST = -1024
 """HU: what lies below is padding outside the scanner's field of view."""
 ATM_SCALE = (1 / 16, -1024.0)
@@ -9,9 +11,9 @@ ATM_SCALE = (1 / 16, -1024.0)
 ATM_MAXIMUM = 60000
 LUNG_AND_AIR, SOFT_TISSUE = (-1150, -600), (-200, 300)
 """HU of lung and air, and of soft tissue."""
-LEAST = {"air or lung": (LUNG_AND_AIR, 0.01), "soft tissue": (SOFT_TISSUE, 0.03)}
+MIN_SHARES = {"air or lung": (LUNG_AND_AIR, 0.01), "soft tissue": (SOFT_TISSUE, 0.03)}
 """What every chest CT has some of: range in HU, and least share of its voxels."""
-DEEP, MOST_DEEP = -1250, 0.01
+DEEP, MAX_DEEP_SHARE = -1250, 0.01
 """HU below which only padding lies, and the share of voxels that may all the same."""
 SPAN = 500
 """HU that every chest CT spans."""
@@ -32,12 +34,12 @@ def to_hounsfield(
         (Z, Y, X) int16, rounded, at least -1024; and what was done.
 
     Raises:
-        ValueError: the values cannot be HU; says their range, and how to state the scale.
+        UserError: the values cannot be HU; says their range, and how to state the scale.
     """
     lowest, highest = float(stored.min()), float(stored.max())
     found = f"the stored values ({stored.dtype}) lie between {lowest:g} and {highest:g}"
     if not np.isfinite([lowest, highest]).all():
-        raise ValueError(f"{found}: replace what is not a number by {LOWEST} first")
+        raise UserError(f"{found}: replace what is not a number by {LOWEST} first")
     notes, stated = [], scale is not None
     if not stated and stored.dtype == np.uint16 and highest >= ATM_MAXIMUM:
         scale = ATM_SCALE
@@ -50,7 +52,7 @@ def to_hounsfield(
     if not why and (not stated or not (_no_range(lowest, highest) or _no_chest(stored))):
         why = _no_chest(stored, slope, intercept)
         if why and stated:
-            raise ValueError(
+            raise UserError(
                 f"{found}; as stored they look like Hounsfield units, with --scale {slope:g} {intercept:g} {why}. Name "
                 f"the cases that need it behind --scale SLOPE INTERCEPT"
             )
@@ -58,7 +60,7 @@ def to_hounsfield(
         hint = ""
         if not stated and lowest >= 0 and 1000 < highest < 10000:
             hint = f"; CTs stored from 0 on mostly need --scale 1 -1024 {case}"
-        raise ValueError(
+        raise UserError(
             f"not in Hounsfield units: {found}; {why}. Convert the original CT, or state HU = SLOPE * stored + "
             f"INTERCEPT with --scale SLOPE INTERCEPT {case}{hint}"
         )
@@ -91,11 +93,11 @@ def _no_chest(stored: np.ndarray, slope: float = 1.0, intercept: float = 0.0) ->
     sample = stored[:: max(1, len(stored) // 100), ::3, ::3].astype(np.float32) * slope + intercept
     lowest = sample.min()
     scanned = sample[sample > lowest] if lowest <= LOWEST else sample  # without padding
-    for name, ((low, high), least) in LEAST.items():
+    for name, ((low, high), least) in MIN_SHARES.items():
         share = np.mean((scanned > low) & (scanned < high)) if scanned.size else 0.0
         if share < least:
             return f"only {share:.1%} of the voxels lie between {low} and {high} HU, as {name} does"
     below = np.mean(scanned < DEEP)
-    if below > MOST_DEEP:
+    if below > MAX_DEEP_SHARE:
         return f"{below:.1%} of the voxels lie below {DEEP} HU, below air: is the intercept in twice?"
     return ""

@@ -12,36 +12,37 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.evaluation import tree_store
-from nnunetv2_airway.evaluation.branches import measure_branches
-from nnunetv2_airway.evaluation.export import write_centerline, write_surface
 from nnunetv2_airway.evaluation.metrics import Comparison, compare
-from nnunetv2_airway.evaluation.projections import write_projections
-from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
-from nnunetv2_airway.files import read_record, without_nan, write_record
-from nnunetv2_airway.images import Grid, read_mask, require_same_geometry
+from nnunetv2_airway.evaluation.projections import draw_projections
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import read_record, without_nan, write_record
+from nnunetv2_airway.io.images import Grid, read_mask, require_same_geometry
+from nnunetv2_airway.tree import store as tree_store
+from nnunetv2_airway.tree.branches import measure_branches
+from nnunetv2_airway.tree.export import write_centerline, write_surface
+from nnunetv2_airway.tree.parse import AirwayTree, parse_tree
 
 FORMAT = f"2 {tree_store.FORMAT}"
 """Another one has every case evaluated again."""
+TREES = "airway_trees"
+"""Folder of the references' parsed trees in an evaluation."""
 
 
 def evaluate_files(
     case: str,
     reference_file: Path,
     prediction_file: Path,
-    folder: Path,
-    trees: Path,
+    output: Path,
     airway: Collection[int] | None,
     export: bool = False,
 ) -> dict:
-    """Evaluate one case, write ``NAME.json`` and ``NAME.png``, or read what an evaluation of the same files wrote.
+    """Evaluate one case, write ``cases/NAME.json`` and ``.png``, or read what an evaluation of the same files wrote.
 
     Args:
         case: its name.
         reference_file: airway mask.
         prediction_file: segmentation on the same grid.
-        folder: for record and picture.
-        trees: folder for the reference's parsed tree.
+        output: the evaluation's folder, in which there is one called cases.
         airway: the values that are airway; by default the only one besides 0.
         export: also write surface and centerline tree of both, see ``exported_files``.
 
@@ -52,7 +53,7 @@ def evaluate_files(
         from is its ``fingerprint``.
 
     Raises:
-        ValueError: a file cannot be read or is no mask, or the geometries differ.
+        UserError: a file cannot be read or is no mask, or the geometries differ.
     """
     fingerprint = {
         "format": FORMAT,
@@ -60,27 +61,27 @@ def evaluate_files(
         "prediction": _digest(prediction_file),
         "airway": airway and sorted(airway),
     }
-    record_file, picture = folder / f"{case}.json", folder / f"{case}.png"
+    record_file, picture = _record_and_picture(output, case)
     earlier = read_record(record_file)
-    wanted = [picture, *(exported_files(folder, case) if export else [])]
+    wanted = [picture, *(exported_files(output, case) if export else [])]
     if earlier.get("fingerprint") == fingerprint and all(file.exists() for file in wanted):
         files = {"reference_file": str(reference_file), "prediction_file": str(prediction_file)}
         if not earlier.items() >= files.items():
             write_record(record_file, {**earlier, **files})
         return {**earlier, **files, "from_earlier": True}
 
-    forget(folder, case)
+    forget(output, case)
     reference, prediction = read_mask(reference_file, airway), read_mask(prediction_file, airway)
     require_same_geometry(prediction, reference)
     spacing = reference.GetSpacing()[::-1]
     mask = sitk.GetArrayViewFromImage(reference)
-    tree = reference_tree(trees, case, mask, fingerprint)
+    tree = reference_tree(output, case, mask, fingerprint)
     comparison = compare(sitk.GetArrayViewFromImage(prediction), tree, spacing)
     metrics = comparison.figures()
     left_out = np.count_nonzero(mask) - np.count_nonzero(mask[tuple(tree.voxels.T)])
     _draw(picture, case, prediction, reference, tree, comparison, metrics)
     if export:
-        _export(exported_files(folder, case), prediction, reference, tree, comparison)
+        _export(exported_files(output, case), prediction, reference, tree, comparison)
     record = without_nan(
         {
             "reference_file": str(reference_file),
@@ -95,8 +96,10 @@ def evaluate_files(
     return record
 
 
-def reference_tree(trees: Path, case: str, mask: np.ndarray, fingerprint: Mapping) -> AirwayTree:
-    """Read the parsed tree of a reference (Z, Y, X) from a folder, or parse it and write it there."""
+def reference_tree(output: Path, case: str, mask: np.ndarray, fingerprint: Mapping) -> AirwayTree:
+    """Read the parsed tree of a reference (Z, Y, X) from an evaluation, or parse it and write it there."""
+    trees = output / TREES
+    trees.mkdir(exist_ok=True)
     return tree_store.stored_tree(trees / f"{case}.npz", mask, f"{fingerprint['reference']} {fingerprint['airway']}")
 
 
@@ -104,39 +107,41 @@ def read_evaluated(evaluation: Path, case: str) -> dict:
     """Read the record of a case whose reference and prediction are still those that were evaluated.
 
     Raises:
-        ValueError: there is none, it is damaged or another version's, or a file is gone or has changed.
+        UserError: there is none, it is damaged or another version's, or a file is gone or has changed.
     """
     again = "run nnUNetv2_airway_evaluate again"
-    record = read_record(evaluation / "cases" / f"{case}.json")
+    record = read_record(_record_and_picture(evaluation, case)[0])
     if not record:
-        raise ValueError(f"there is no record of {case} in {evaluation / 'cases'}, or it is damaged: {again}")
+        raise UserError(f"there is no record of {case} in {evaluation / 'cases'}, or it is damaged: {again}")
     fingerprint = record["fingerprint"]
     if not isinstance(fingerprint, dict) or fingerprint["format"] != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{evaluation} was made by another version of nnunetv2_airway or scikit-image, whose branches may differ: "
             f"{again}"
         )
     for name in ("reference", "prediction"):
         file = Path(record[f"{name}_file"])
         if not file.is_file():
-            raise ValueError(
-                f"the {name} {file} of the evaluation is gone: {again} with -ref and -pred as they are now"
-            )
+            raise UserError(f"the {name} {file} of the evaluation is gone: {again} with -ref and -pred as they are now")
         if _digest(file) != fingerprint[name]:
-            raise ValueError(f"the {name} {file} has changed since it was evaluated: {again}")
+            raise UserError(f"the {name} {file} has changed since it was evaluated: {again}")
     return record
 
 
-def forget(folder: Path, case: str) -> None:
+def forget(output: Path, case: str) -> None:
     """Remove what an earlier evaluation left; the record first, because it says that the others belong to it."""
-    for file in (folder / f"{case}.json", folder / f"{case}.png", *exported_files(folder, case)):
+    for file in (*_record_and_picture(output, case), *exported_files(output, case)):
         file.unlink(missing_ok=True)
 
 
-def exported_files(folder: Path, case: str) -> list[Path]:
-    """Name surface and centerline tree of the reference, then those of the prediction, beside the folder of records."""
+def exported_files(output: Path, case: str) -> list[Path]:
+    """Name surface and centerline tree of the reference, then those of the prediction."""
     endings = (".ply", "_centerline.vtk", "_centerline.json")
-    return [folder.parent / "export" / f"{case}_{mask}{end}" for mask in ("reference", "prediction") for end in endings]
+    return [output / "export" / f"{case}_{mask}{end}" for mask in ("reference", "prediction") for end in endings]
+
+
+def _record_and_picture(output: Path, case: str) -> tuple[Path, Path]:
+    return output / "cases" / f"{case}.json", output / "cases" / f"{case}.png"
 
 
 def _digest(file: Path) -> str:
@@ -188,7 +193,7 @@ def _draw(
         "Dice": "dice",
         "precision": "precision",
     }
-    write_projections(
+    draw_projections(
         picture,
         sitk.GetArrayViewFromImage(upright_prediction),
         sitk.GetArrayViewFromImage(upright),

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_airway.evaluation.branches import Branch, line_lengths, measure_branches, nearest_branch
-from nnunetv2_airway.evaluation.tree import AirwayTree, parse_tree
-from nnunetv2_airway.maps.centerline import checked_spacing
-from nnunetv2_airway.maps.components import count_components, with_neighbours
+from nnunetv2_airway.tree.branches import Branch, line_lengths, measure_branches, nearest_branch
+from nnunetv2_airway.tree.centerline import checked_spacing
+from nnunetv2_airway.tree.components import count_components, with_neighbours
+from nnunetv2_airway.tree.parse import AirwayTree, parse_tree
 
 DETECTED = 0.8
 """Share of a branch's centerline that has to lie in the prediction (ATM'22)."""
@@ -150,6 +150,14 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
 
     Raises:
         ValueError: the shapes differ, or the spacing is not three positive numbers.
+
+    >>> reference = np.zeros((24, 9, 9), bool)
+    >>> reference[:, 3:6, 3:6] = True
+    >>> prediction = reference.copy()
+    >>> prediction[:4] = False
+    >>> figures = evaluate_case(prediction, reference, (1.0, 0.7, 0.7))
+    >>> round(figures["tree_length_detected"], 1), figures["branch_detected"], figures["precision"]
+    (83.3, 100.0, 100.0)
     """
     return compare(prediction, reference, spacing).figures()
 

@@ -8,8 +8,8 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from nnunetv2_airway.files import atomic_path
-from nnunetv2_airway.maps.components import bounding_box
+from nnunetv2_airway.io.files import atomic_path
+from nnunetv2_airway.tree.components import bounding_box
 
 FOUND, MISSED, FALSE = (0.62, 0.62, 0.62), (0.85, 0.10, 0.10), (0.10, 0.37, 0.85)
 MARGIN = 5.0
@@ -40,7 +40,7 @@ def project(prediction: np.ndarray, reference: np.ndarray, axis: int) -> np.ndar
     return np.where(total > 0, colours, 1.0)
 
 
-def write_projections(
+def draw_projections(
     file: Path,
     prediction: np.ndarray,
     reference: np.ndarray,

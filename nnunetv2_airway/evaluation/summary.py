@@ -1,16 +1,11 @@
 """The figures of all cases together: JSON, CSV, and a table to read."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nnunetv2_airway.files import write_csv, write_json
-
-if TYPE_CHECKING:
-    from nnunetv2_airway.evaluation.folder import Evaluation
+from nnunetv2_airway.io.files import write_csv, write_json
 
 COLUMNS = {
     "length %": "tree_length_detected",
@@ -30,6 +25,23 @@ GROUP_COLUMNS = {
     "Dice %": "dice",
     "precision %": "precision",
 }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What has come of a folder.
+
+    Args:
+        cases: the record of each evaluated case by name, see ``evaluate_files``.
+        missing: cases of the references without a prediction.
+        extra: cases of the predictions without a reference.
+        failed: what went wrong in each case that could not be evaluated.
+    """
+
+    cases: dict[str, dict]
+    missing: list[str]
+    extra: list[str]
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def write_summary(output: Path, evaluation: Evaluation) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.files import atomic_path, reason
-from nnunetv2_airway.images import Grid, foreground_values, list_images, read_volume, write_image
-from nnunetv2_airway.maps.components import largest_component
-from nnunetv2_airway.parallel import finished_cases
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import atomic_path
+from nnunetv2_airway.io.images import Grid, foreground_values, list_images, read_volume, write_image
+from nnunetv2_airway.io.parallel import results_and_failures
+from nnunetv2_airway.tree.components import largest_component
 
 
 def keep_airway_tree(segmentation: np.ndarray) -> np.ndarray:
@@ -24,15 +25,15 @@ def keep_airway_tree(segmentation: np.ndarray) -> np.ndarray:
         together; a hole is background that no face-connected path leads out of. An empty segmentation stays empty.
 
     Raises:
-        ValueError: more than one foreground value, or not three axes.
+        UserError: more than one foreground value, or not three axes.
 
     Source: Tang 2022, section 2.1. Its signature is the one that ``nnUNetv2_apply_postprocessing`` calls.
     """
     if segmentation.ndim != 3:
-        raise ValueError(f"a segmentation with three axes is needed, got shape {segmentation.shape}")
+        raise UserError(f"a segmentation with three axes is needed, got shape {segmentation.shape}")
     values = foreground_values(segmentation)
     if len(values) > 1:
-        raise ValueError(f"one foreground value is needed, got {values.tolist()}: post-process binary airway masks")
+        raise UserError(f"one foreground value is needed, got {values.tolist()}: post-process binary airway masks")
     result = np.zeros_like(segmentation)
     if len(values):
         result[largest_component(segmentation, connectivity=26)] = values[0]
@@ -69,20 +70,15 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
         One outcome per file; a file that cannot be processed does not stop the others.
 
     Raises:
-        ValueError: the folder has no images or two of one name, or both folders are the same.
+        UserError: the folder has no images or two of one name, or both folders are the same.
     """
     files = list_images(source)
     if source.resolve() == target.resolve():
-        raise ValueError(f"-i and -o are the same folder {source}; choose another -o, so that the prediction is kept")
+        raise UserError(f"-i and -o are the same folder {source}; choose another -o, so that the prediction is kept")
     target.mkdir(parents=True, exist_ok=True)
     cases = {file.name: (file, target) for file in files.values()}
-    outcomes = {
-        name: outcome if error is None else Outcome(name, error=reason(error))
-        for name, outcome, error in finished_cases(
-            _postprocess_file, cases, processes=processes, description="post-processing"
-        )
-    }
-    return [outcomes[name] for name in cases]
+    done, failed = results_and_failures(_postprocess_file, cases, processes=processes, description="post-processing")
+    return [done.get(name) or Outcome(name, error=failed[name]) for name in cases]
 
 
 def _postprocess_file(file: Path, target: Path) -> Outcome:

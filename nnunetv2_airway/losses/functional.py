@@ -85,6 +85,12 @@ def union_loss(
         Scalar loss; sums run over the whole batch.
 
     Source: Zheng 2021, eqs. 10, 12, 16; Tang 2022, eq. 2.
+
+    Of two airway voxels one is found, and a third voxel is false; Dice is then 1/2:
+
+    >>> prob, target = (torch.tensor(row).view(1, 1, 1, 1, 3) for row in ([1.0, 0, 1], [1, 1, 0]))
+    >>> union_loss(prob, target, alpha=0.5, beta=0.5, smooth=0)
+    tensor(0.5000)
     """  # noqa: E501
     sums = union_sums(prob, target, weight, alpha=alpha, beta=beta, root=root, epsilon=epsilon)
     return union_loss_from_sums(sums, smooth=smooth)
@@ -204,6 +210,12 @@ def inverse_component_weight(
         has K instead of K + 1.
 
     Source: Shirokikh 2020; the clipping is that of the public code.
+
+    Of 12 voxels, 8 are background, 3 one component and 1 another; each of the three weighs 4 in all:
+
+    >>> components = torch.tensor([0] * 8 + [1] * 3 + [2]).view(1, 1, 1, 1, 12)
+    >>> inverse_component_weight(components, minimum=0).flatten()[[0, 8, 11]]
+    tensor([0.5000, 1.3333, 4.0000], dtype=torch.float64)
     """
     weights = []
     for patch in components:  # one after the other: the indices take more memory than anything else in the loss

@@ -1,4 +1,4 @@
-"""What a row of the schedule says about the loss: which one, and the terms of a voxel's weight.
+"""Losses and voxel weights that a Phase can use.
 
 Papers: Tang 2022 (eqs. 2 to 5), Zheng 2021 (eqs. 10 to 16), Shirokikh 2020. Frozen rows that hand their numbers to the
 equations; ``supervision`` makes a module of them. Another loss or weight is one more class with the methods of ``Loss``
@@ -63,21 +63,21 @@ class Weight(Protocol):
 
     @property
     def map_name(self) -> str | None:
-        """Which map of ``maps.kinds.MAPS`` it needs, if any."""
+        """Which map of ``training.maps.kinds.MAPS`` it needs, if any."""
 
-    def weigh(self, target: torch.Tensor, maps: Mapping[str, torch.Tensor], *, draw: bool) -> torch.Tensor:
+    def weigh(self, target: torch.Tensor, maps: Mapping[str, torch.Tensor], *, sample: bool) -> torch.Tensor:
         """Compute the term, (N, 1, Z, Y, X) in float32.
 
         Args:
             target: binary, (N, 1, Z, Y, X).
             maps: those carried through augmentation by name, same shape: "centerline", uint8 from 0 to 255, and numbers
                 of "components" or "branches", which go on for a voxel around them; -1 on ignored voxels.
-            draw: draw what is random, as in training.
+            sample: sample what is random, as in training; else its mean is taken.
         """
 
 
 @dataclass(frozen=True)
-class Union:
+class UnionLoss:
     """One row of the family of union losses; the symbols are those of ``functional.union_loss``."""
 
     name: str
@@ -148,7 +148,7 @@ class SumOfLosses:
 
 @dataclass(frozen=True)
 class LocalImbalance:
-    """Tang 2022, eq. 3: w_p; the exponent is drawn uniformly from a range for each patch."""
+    """Tang 2022, eq. 3: w_p; the exponent is sampled uniformly from a range for each patch."""
 
     exponents: tuple[float, float] = (2.0, 3.0)
     floor: float = 0.05
@@ -156,10 +156,10 @@ class LocalImbalance:
     name: str = "local imbalance"
     map_name: ClassVar[None] = None
 
-    def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
+    def weigh(self, target, maps, *, sample):  # noqa: D102, as in Weight
         low, high = self.exponents
-        drawn = torch.rand((len(target), 1, 1, 1, 1), device=target.device) if draw else 0.5
-        exponent = low + (high - low) * drawn
+        place = torch.rand((len(target), 1, 1, 1, 1), device=target.device) if sample else 0.5
+        exponent = low + (high - low) * place
         return local_imbalance_weight(target, exponent=exponent, kernel_size=self.kernel_size, floor=self.floor)
 
 
@@ -170,7 +170,7 @@ class CenterlineDistance:
     name: str = "centerline distance"
     map_name: ClassVar[str] = "centerline"
 
-    def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
+    def weigh(self, target, maps, *, sample):  # noqa: D102, as in Weight
         return centerline_distance_weight(target, maps[self.map_name].float() / 255)
 
 
@@ -183,7 +183,7 @@ class DistanceDecay:
     name: str = "distance decay"
     map_name: ClassVar[str] = "centerline"
 
-    def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
+    def weigh(self, target, maps, *, sample):  # noqa: D102, as in Weight
         closeness = maps[self.map_name].float() / 255
         return distance_decay_weight(target, closeness, alpha=self.alpha, exponent=self.exponent)
 
@@ -202,7 +202,7 @@ class InverseWeight:
     maximum: float = 2e5
     foreground_only: bool = False
 
-    def weigh(self, target, maps, *, draw):  # noqa: D102, as in Weight
+    def weigh(self, target, maps, *, sample):  # noqa: D102, as in Weight
         numbers = maps[self.map_name]
         # the label decides what is foreground; the map goes on around it
         numbers = torch.where((target > 0) | (numbers < 0), numbers, -1 if self.foreground_only else 0)
@@ -211,15 +211,15 @@ class InverseWeight:
         return torch.where(target > 0, weight, 1.0) if self.foreground_only else weight
 
 
-def asymmetric_similarity(beta: float) -> Union:
+def asymmetric_similarity(beta: float) -> UnionLoss:
     """Hashemi et al., IEEE Access 7, 2019: 1 - F_beta, (1 + beta^2) sum p g / (beta^2 sum g + sum p)."""
-    return Union("asymmetric similarity", alpha=1 / (1 + beta**2), beta=beta**2 / (1 + beta**2))
+    return UnionLoss("asymmetric similarity", alpha=1 / (1 + beta**2), beta=beta**2 / (1 + beta**2))
 
 
-DICE = Union("Dice", alpha=0.5, beta=0.5)
-TANG = Union("union with p^2", alpha=1.0, beta=1.0, root=2.0)
+DICE = UnionLoss("Dice", alpha=0.5, beta=0.5)
+TANG = UnionLoss("union with p^2", alpha=1.0, beta=1.0, root=2.0)
 """Tang 2022, eq. 2, as printed: without the factor 2, so its minimum is 0.5."""
-TANG_ROOT = Union("union with p^0.7", alpha=0.2, beta=0.8, root=0.7, epsilon=1e-4)
+TANG_ROOT = UnionLoss("union with p^0.7", alpha=0.2, beta=0.8, root=0.7, epsilon=1e-4)
 """What the entry's public code uses with the same weights."""
 ASYMMETRIC_SIMILARITY = asymmetric_similarity(1.5)
 """Shirokikh 2020's choice of beta."""

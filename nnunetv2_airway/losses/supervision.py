@@ -30,7 +30,7 @@ class SupervisionLoss(nn.Module):
         output_weights: factor of each output; None is 1 for all. Outputs of factor 0 are left out.
 
     A region's target has one channel of {0, 1}, and with an ignore label a second one that marks ignored voxels. In
-    training mode the weights draw what they draw at random, else its mean is taken.
+    training mode the weights sample what is random, else its mean is taken.
     """
 
     def __init__(
@@ -89,6 +89,14 @@ class SupervisionLoss(nn.Module):
         labels = len(targets) - len(self.maps)
         return targets[:labels], dict(zip(self.maps, targets[labels:], strict=True))
 
+    def target_and_terms(
+        self, targets: torch.Tensor | list[torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the binary target of full resolution and the terms of its voxels' weight, to be drawn."""
+        labels, maps = self.unpack(targets)
+        target, annotated = self.split(labels[0])
+        return target, self.terms(target, annotated, maps)
+
     def split(self, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the binary target (N, 1, Z, Y, X), and 0 on ignored voxels and 1 elsewhere, None without such."""
         if self.foreground_label is None:
@@ -113,7 +121,7 @@ class SupervisionLoss(nn.Module):
         if annotated is not None:
             # signed, for what the weights are to leave out
             maps = {name: torch.where(annotated > 0, carried.int(), -1) for name, carried in maps.items()}
-        return {row.name: row.weigh(target, maps, draw=self.training) for row in self.weights}
+        return {row.name: row.weigh(target, maps, sample=self.training) for row in self.weights}
 
     def _loss_of_output(
         self,
@@ -127,3 +135,19 @@ class SupervisionLoss(nn.Module):
         if self.ddp:
             sums = AllGatherGrad.apply(sums).sum(0)
         return self.loss.value(sums)
+
+
+def resolution_weights(outputs: int, *, lowest: float) -> list[float]:
+    """Weigh the outputs of nnU-Net's deep supervision as it does: half as much at each lower resolution.
+
+    Args:
+        outputs: number of them, full resolution first.
+        lowest: factor of the last one, before all are made to sum to 1; nnU-Net's is 0.
+
+    >>> [round(weight, 3) for weight in resolution_weights(3, lowest=0)]
+    [0.667, 0.333, 0.0]
+    """
+    weights = [0.5**index for index in range(outputs)]
+    if outputs > 1:
+        weights[-1] = lowest
+    return [weight / sum(weights) for weight in weights]

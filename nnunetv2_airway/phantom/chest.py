@@ -44,8 +44,8 @@ class Anatomy:
     diaphragm: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Anatomy":
-        """Draw a patient."""
+    def sample(cls, rng: np.random.Generator) -> "Anatomy":
+        """Sample a patient."""
         return cls(
             lung_hu=rng.uniform(-885, -840),
             emphysema=rng.uniform(0.6, 1.2),

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.files import write_json
-from nnunetv2_airway.images import Grid, orientation, read_volume, write_image
-from nnunetv2_airway.parallel import finished_cases
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import write_json
+from nnunetv2_airway.io.images import Grid, orientation, read_volume, write_image
+from nnunetv2_airway.io.parallel import finished_cases
+from nnunetv2_airway.io.raw_data import require_free_id, require_own, write_dataset_json
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
-from nnunetv2_airway.raw_data import require_free_id, require_own, write_dataset_json
 
 OPTIONS_FILE = "phantom_options.json"
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -42,10 +43,10 @@ def write_dataset(
         processes: cases made at once.
 
     Raises:
-        ValueError: the folder holds other phantoms or other data, its id is taken, or the mask cannot be used.
+        UserError: the folder holds other phantoms or other data, its id is taken, or the mask cannot be used.
     """
     if training < 1 or test < 0:
-        raise ValueError(f"at least 1 training case and 0 test cases are needed, got {training} and {test}")
+        raise UserError(f"at least 1 training case and 0 test cases are needed, got {training} and {test}")
     if from_mask is not None:
         # read once here, so that an unusable mask is reported before any work
         options = replace(options, **_geometry(_read_mask(from_mask)))
@@ -110,10 +111,10 @@ def _around(mask: sitk.Image, options: PhantomOptions, index: int) -> tuple[sitk
 def _read_mask(file: Path) -> sitk.Image:
     image = read_volume(file)
     if np.min(sitk.GetArrayViewFromImage(image)) < 0:
-        raise ValueError(f"{file} holds values below 0, as a CT does; --from-mask needs a mask, airway where > 0")
+        raise UserError(f"{file} holds values below 0, as a CT does; --from-mask needs a mask, airway where > 0")
     mask = image > 0
     if not np.any(sitk.GetArrayViewFromImage(mask)):
-        raise ValueError(f"the airway mask {file} is empty: a phantom needs a tree to be built around")
+        raise UserError(f"the airway mask {file} is empty: a phantom needs a tree to be built around")
     return mask
 
 

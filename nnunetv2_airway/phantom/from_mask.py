@@ -6,10 +6,10 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from nnunetv2_airway.maps.centerline import centerline
 from nnunetv2_airway.phantom.airways import wall_thickness
 from nnunetv2_airway.phantom.chest import Frame
 from nnunetv2_airway.phantom.scan import FAR
+from nnunetv2_airway.tree.centerline import centerline
 
 MASK_MARGIN = 6.0
 """How far around a given mask walls are drawn, in mm."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
-from nnunetv2_airway.maps.components import bounding_box
+from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.phantom.airways import artery_beside, grow_airways, veins, wall_thickness
 from nnunetv2_airway.phantom.chest import Anatomy, Frame, both_lungs, paint_chest
 from nnunetv2_airway.phantom.from_mask import read_mask
 from nnunetv2_airway.phantom.scan import FAR, average_blocks, coverage, draw_cones, mix, scan
+from nnunetv2_airway.tree.components import bounding_box
 
 LABELLED_SHARE = 0.45
 """A voxel is labelled airway from this share of lumen on: at 0.5 the smallest airways would fall into pieces."""
@@ -34,13 +35,13 @@ class PhantomOptions:
 
     def __post_init__(self):
         if len(self.shape) != 3 or min(self.shape) < 32:
-            raise ValueError(f"--shape needs three numbers of at least 32 voxels, got {self.shape}")
+            raise UserError(f"--shape needs three numbers of at least 32 voxels, got {self.shape}")
         if len(self.spacing) != 3 or not all(0 < s < 20 for s in self.spacing):
-            raise ValueError(f"--spacing needs three numbers between 0 and 20 mm, got {self.spacing}")
+            raise UserError(f"--spacing needs three numbers between 0 and 20 mm, got {self.spacing}")
         if self.lung_box is not None and not self.lung_box >= 0:
-            raise ValueError(f"--lung-box needs a margin of at least 0 mm, got {self.lung_box}")
+            raise UserError(f"--lung-box needs a margin of at least 0 mm, got {self.lung_box}")
         if self.generations < 1 or self.smallest <= 0 or self.noise < 0 or self.blur < 0:
-            raise ValueError(
+            raise UserError(
                 f"--generations must be at least 1, --smallest above 0, --noise and --blur at least 0; got "
                 f"{self.generations}, {self.smallest}, {self.noise} and {self.blur}"
             )
@@ -56,7 +57,7 @@ def synthesize(options: PhantomOptions, index: int = 0) -> tuple[np.ndarray, np.
     grid = FineGrid.of(options.shape, options.spacing)
     extent = np.array(options.shape) * options.spacing
     frame = Frame(centre=extent * (0.47, 0.47, 0.5), half=extent / 2 * (0.84, 0.60, 0.68) * rng.uniform(0.95, 1.02, 3))
-    anatomy = Anatomy.draw(rng)
+    anatomy = Anatomy.sample(rng)
     smallest = options.smallest * grid.spacing.min()
     branches = list(grow_airways(frame, anatomy, smallest, options.generations, extent[0], rng))
 
@@ -77,16 +78,16 @@ def synthesize_around(mask: np.ndarray, options: PhantomOptions, index: int = 0)
     """Make a CT (Z, Y, X) int16 in HU around an airway mask (Z, Y, X); of the options, the shape is the mask's.
 
     Raises:
-        ValueError: the mask is empty.
+        UserError: the mask is empty.
     """
     if not mask.any():
-        raise ValueError("the airway mask is empty: a phantom needs a tree to be built around")
+        raise UserError("the airway mask is empty: a phantom needs a tree to be built around")
     rng = np.random.default_rng([options.seed, index])
     grid = FineGrid.of(mask.shape, options.spacing)
     fine_mask = mask > 0
     for axis, factor in enumerate(grid.factors):
         fine_mask = np.repeat(fine_mask, factor, axis)
-    anatomy = Anatomy.draw(rng)
+    anatomy = Anatomy.sample(rng)
     shapes = read_mask(fine_mask, grid.spacing, rng)
     frame = shapes.frame
     arteries = shapes.arteries[shapes.arteries[:, 6] < 0.03 * frame.half[2]]

@@ -1,1 +1,1 @@
-"""nnU-Net trainers: wiring only, a variant is a class that sets attributes."""
+"""Recipes, a file a paper: rows and attributes. Their machinery is in ``training``."""

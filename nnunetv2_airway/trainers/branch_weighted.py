@@ -6,8 +6,8 @@ raised to 1, since the trachea would then count more than the rest.
 """
 
 from nnunetv2_airway.losses.rows import DICE, INVERSE_BRANCH
-from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, RANDOM, Phase
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, RANDOM, Phase
 
 
 class nnUNetTrainerWingsBranchWeighted(nnUNetTrainerWings):

@@ -6,22 +6,10 @@ augmentation, sampling, optimiser and length are nnU-Net's, the loss alone is an
 cross-entropy are nnU-Net's own ``nnUNetTrainerDiceLoss`` and ``nnUNetTrainerCELoss``.
 """
 
-import torch
-
-from nnunetv2_airway.losses.rows import (
-    ASYMMETRIC_SIMILARITY,
-    CROSS_ENTROPY,
-    DICE,
-    FOCAL,
-    GENERALIZED_DICE,
-    INVERSE_COMPONENT,
-    WEIGHTED_CROSS_ENTROPY,
-    Loss,
-    Weight,
-)
-from nnunetv2_airway.schedule import Phase
-from nnunetv2_airway.trainers.phased_trainer import PhasedTrainer
-from nnunetv2_airway.trainers.plans import check_binary
+from nnunetv2_airway.losses import rows
+from nnunetv2_airway.losses.rows import Loss, Weight
+from nnunetv2_airway.training.phased_trainer import PhasedTrainer
+from nnunetv2_airway.training.schedule import Phase
 
 
 def as_nnunet(loss: Loss, *weights: Weight) -> tuple[Phase, ...]:
@@ -34,61 +22,50 @@ class LesionTrainer(PhasedTrainer):
 
     validation_sampling = None
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008, nnU-Net's signature
-    ):
-        check_binary(plans, configuration, dataset_json, trainer=type(self).__name__)
-        super().__init__(plans, configuration, fold, dataset_json, device)
-
 
 class nnUNetTrainerInverseWeightedDice(LesionTrainer):
     """Dice, each lesion weighted by the inverse of its size."""
 
-    phases = as_nnunet(DICE, INVERSE_COMPONENT)
+    phases = as_nnunet(rows.DICE, rows.INVERSE_COMPONENT)
 
 
 class nnUNetTrainerInverseWeightedBCE(LesionTrainer):
     """Cross-entropy, each lesion weighted by the inverse of its size."""
 
-    phases = as_nnunet(CROSS_ENTROPY, INVERSE_COMPONENT)
+    phases = as_nnunet(rows.CROSS_ENTROPY, rows.INVERSE_COMPONENT)
 
 
 class nnUNetTrainerInverseWeightedFocal(LesionTrainer):
     """Focal loss, each lesion weighted by the inverse of its size."""
 
-    phases = as_nnunet(FOCAL, INVERSE_COMPONENT)
+    phases = as_nnunet(rows.FOCAL, rows.INVERSE_COMPONENT)
 
 
 class nnUNetTrainerInverseWeightedAsymmetricSimilarity(LesionTrainer):
     """Asymmetric similarity loss, each lesion weighted by the inverse of its size."""
 
-    phases = as_nnunet(ASYMMETRIC_SIMILARITY, INVERSE_COMPONENT)
+    phases = as_nnunet(rows.ASYMMETRIC_SIMILARITY, rows.INVERSE_COMPONENT)
 
 
 class nnUNetTrainerWeightedCE(LesionTrainer):
     """Cross-entropy, foreground and background weighted by the inverse of their size."""
 
-    phases = as_nnunet(WEIGHTED_CROSS_ENTROPY)
+    phases = as_nnunet(rows.WEIGHTED_CROSS_ENTROPY)
 
 
 class nnUNetTrainerGeneralizedDice(LesionTrainer):
     """Generalized Dice (Sudre et al., 2017)."""
 
-    phases = as_nnunet(GENERALIZED_DICE)
+    phases = as_nnunet(rows.GENERALIZED_DICE)
 
 
 class nnUNetTrainerFocal(LesionTrainer):
     """Focal loss (Lin et al., 2017)."""
 
-    phases = as_nnunet(FOCAL)
+    phases = as_nnunet(rows.FOCAL)
 
 
 class nnUNetTrainerAsymmetricSimilarity(LesionTrainer):
     """Asymmetric similarity loss (Hashemi et al., 2019)."""
 
-    phases = as_nnunet(ASYMMETRIC_SIMILARITY)
+    phases = as_nnunet(rows.ASYMMETRIC_SIMILARITY)

@@ -1,9 +1,9 @@
 """The recipe of the team that won the ATM'22 airway challenge (Tang 2022): three phases, two weights, hard regions."""
 
 from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT, Loss
-from nnunetv2_airway.schedule import HARD_SMALL_RANDOM, RANDOM, Phase, Sampling
-from nnunetv2_airway.trainers.networks import PlannedNetworkTrainer
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+from nnunetv2_airway.training.networks import PLANNED
+from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, RANDOM, Phase, Sampling
 
 
 def tang_phases(loss: Loss) -> tuple[Phase, ...]:
@@ -27,10 +27,10 @@ class nnUNetTrainerWingsLIBRoot(nnUNetTrainerWings):
     phases = tang_phases(TANG_ROOT)
 
 
-class nnUNetTrainerLIB(PlannedNetworkTrainer):
+class nnUNetTrainerLIB(nnUNetTrainerWingsLIB):
     """The recipe of nnUNetTrainerWingsLIB on nnU-Net's own network, to tell loss and network apart."""
 
-    phases = tang_phases(TANG)
+    network = PLANNED
 
 
 SMALL_PATCHES = Sampling(centerline=0.67, random=0.33)
@@ -43,9 +43,9 @@ class nnUNetTrainerWingsLIB_demo(nnUNetTrainerWingsLIB):
     plans_patch_size = (32, 32, 32)
     plans_batch_size = 2
     patches_per_case = 12
-    learning_rate = 3e-3
+    initial_lr = 3e-3
     learning_rate_decay = 0.9
-    checkpoint_every = 2
+    save_every = 2
     mining_step_size = 1.0
     validation_sampling = SMALL_PATCHES
     phases = (

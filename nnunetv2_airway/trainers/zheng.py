@@ -9,9 +9,10 @@ one in eight out of the final patch.
 
 from collections.abc import Callable
 
-from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, DistanceDecay, Loss, Union, Weight
-from nnunetv2_airway.schedule import HARD_RANDOM, Phase
-from nnunetv2_airway.trainers.networks import PlannedNetworkTrainer, WingsNetTrainer
+from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, DistanceDecay, Loss, UnionLoss, Weight
+from nnunetv2_airway.training.airway_trainer import AirwayTrainer
+from nnunetv2_airway.training.networks import PLANNED, WINGSNET
+from nnunetv2_airway.training.schedule import HARD_RANDOM, Phase
 
 LossAndWeights = tuple[Loss, tuple[Weight, ...]]
 OfAlpha = Callable[[float], LossAndWeights]
@@ -48,8 +49,8 @@ def dice_and_weighted_cross_entropy(alpha: float) -> LossAndWeights:
     return DICE_AND_WEIGHTED_CROSS_ENTROPY, ()
 
 
-def _union(name: str, alpha: float, root: float = 1.0) -> Union:
-    return Union(f"{name}, alpha {alpha}", alpha, round(1 - alpha, 10), root, epsilon=1e-4 if root < 1 else 0.0)
+def _union(name: str, alpha: float, root: float = 1.0) -> UnionLoss:
+    return UnionLoss(f"{name}, alpha {alpha}", alpha, round(1 - alpha, 10), root, epsilon=1e-4 if root < 1 else 0.0)
 
 
 def zheng_phases(first: OfAlpha = general_union, second: OfAlpha | None = None) -> tuple[Phase, ...]:
@@ -60,25 +61,22 @@ def zheng_phases(first: OfAlpha = general_union, second: OfAlpha | None = None) 
         second: loss of the second stage, where alpha is 0.2; None is that of the first.
     """
     return (
-        Phase(100, DICE, steps=(60, 90), label_cut=0.8),
-        Phase(100, *first(0.1), HARD_RANDOM, steps=(60, 90), label_cut=0.8),
-        Phase(30, *(second or first)(0.2), HARD_RANDOM, steps=(15, 25), label_cut=0.9),
+        Phase(100, DICE, lr_milestones=(60, 90), label_cut=0.8),
+        Phase(100, *first(0.1), HARD_RANDOM, lr_milestones=(60, 90), label_cut=0.8),
+        Phase(30, *(second or first)(0.2), HARD_RANDOM, lr_milestones=(15, 25), label_cut=0.9),
     )
 
 
-class ZhengRecipe:
-    """What Zheng 2021 trains with, for any network (sections IV-A and IV-B)."""
+class nnUNetTrainerWingsGUL(AirwayTrainer):
+    """Zheng 2021 whole (sections IV-A and IV-B)."""
 
+    network = WINGSNET
     windows = ("zheng",)
-    learning_rate = 1e-2
+    initial_lr = 1e-2
     momentum = 0.9
-    regularization = 1e-4
+    weight_decay = 1e-4
     rotation = 15.0
     phases = zheng_phases()
-
-
-class nnUNetTrainerWingsGUL(ZhengRecipe, WingsNetTrainer):
-    """Zheng 2021 whole."""
 
 
 class nnUNetTrainerWingsGULRoot(nnUNetTrainerWingsGUL):
@@ -87,5 +85,7 @@ class nnUNetTrainerWingsGULRoot(nnUNetTrainerWingsGUL):
     phases = zheng_phases(general_union, root_tversky)
 
 
-class nnUNetTrainerGUL(ZhengRecipe, PlannedNetworkTrainer):
+class nnUNetTrainerGUL(nnUNetTrainerWingsGUL):
     """Zheng 2021's recipe on nnU-Net's own network, to tell loss and network apart."""
+
+    network = PLANNED

@@ -237,3 +237,65 @@ def test_a_series_that_is_asked_for_but_cannot_be_used_is_no_other(tmp_path, hu,
     short = write_dicom(tmp_path / "b", hu[:5])
     with pytest.raises(ValueError, match=rf"asked for cannot be used: skipped series {short} .* too short"):
         choose_series(tmp_path, {short})
+
+
+def write_eleven(write_dicom, folder, hu, grid, *, shift=(0, 0, 0), last=None, **tags):
+    """Write 11 small slices from z = 0 on, of which the last one is shifted, has other voxels or other tags."""
+    grid = replace(grid, origin=(-41.5, 33.25, 0.0))
+    uid = write_dicom(folder, hu[:10, :6, :8], grid)
+    end = replace(grid, origin=tuple(np.add(grid.origin, (0, 0, 10 * grid.spacing[2])) + shift))
+    write_dicom(folder / "last", hu[10:11, :6, :8] if last is None else last, end, uid=uid, **tags)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(("step", "most"), [(0.5, 0.105), (5.0, 0.15)])
+def test_gaps_may_differ_by_what_is_rounded_away_and_a_hundredth(tmp_path, hu, grid, write_dicom, step, most, sign):
+    grid = replace(grid, spacing=(1.2, 1.0, step))
+    write_eleven(write_dicom, tmp_path / "even", hu, grid, shift=(0, 0, sign * (most - 0.002)))
+    assert read(tmp_path / "even")[1].spacing[2] == pytest.approx(step + sign * (most - 0.002) / 10)
+    write_eleven(write_dicom, tmp_path / "uneven", hu, grid, shift=(0, 0, sign * (most + 0.002)))
+    with pytest.raises(ValueError, match="irregular slice spacing"):
+        read(tmp_path / "uneven")
+
+
+@pytest.mark.parametrize(("in_plane", "most"), [((0.8, 1.0), 0.4), ((1.0, 0.8), 0.4), ((0.1, 0.15), 0.1)])
+def test_slices_may_stand_aside_by_what_is_rounded_away_or_half_a_voxel(
+    tmp_path, hu, grid, write_dicom, in_plane, most
+):
+    grid = replace(grid, spacing=(*in_plane, 2.0))
+    write_eleven(write_dicom, tmp_path / "straight", hu, grid, shift=(most - 0.002, 0, 0))
+    assert np.array_equal(read(tmp_path / "straight")[0], hu[:11, :6, :8])
+    write_eleven(write_dicom, tmp_path / "sheared", hu, grid, shift=(most + 0.002, 0, 0))
+    with pytest.raises(ValueError, match="shifted sideways"):
+        read(tmp_path / "sheared")
+
+
+@pytest.mark.parametrize(
+    ("tag", "alike", "different"),
+    [
+        ("ImageOrientationPatient", [1, 0.00098, 0, 0, 1, 0], [1, 0.00102, 0, 0, 1, 0]),
+        ("PixelSpacing", [1.0, 1.200098], [1.0, 1.200102]),
+    ],
+)
+def test_slices_agree_up_to_rounding(tmp_path, hu, grid, write_dicom, tag, alike, different):
+    write_eleven(write_dicom, tmp_path / "alike", hu, grid, **{tag: alike})
+    assert np.array_equal(read(tmp_path / "alike")[0], hu[:11, :6, :8])
+    write_eleven(write_dicom, tmp_path / "different", hu, grid, **{tag: different})
+    with pytest.raises(ValueError, match=f"slices of one series differ in {tag}"):
+        read(tmp_path / "different")
+
+
+@pytest.mark.parametrize(("tag", "shape"), [("Rows", (5, 8)), ("Columns", (6, 7))])
+def test_slices_agree_in_size_to_the_voxel(tmp_path, hu, grid, write_dicom, tag, shape):
+    write_eleven(write_dicom, tmp_path, hu, grid, last=hu[10:11, : shape[0], : shape[1]])
+    with pytest.raises(ValueError, match=f"slices of one series differ in {tag}"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("apart", "words"), [(0.00098, "two slices stand at one place"), (0.00102, "irregular slice spacing")]
+)
+def test_a_thousandth_of_a_mm_is_one_place(tmp_path, hu, grid, write_dicom, apart, words):
+    write_eleven(write_dicom, tmp_path, hu, grid, shift=(0, 0, apart - 10 * grid.spacing[2]))
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path)

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_airway.conversion.labels import check_label, read_label
-from nnunetv2_airway.images import Grid
+from nnunetv2_airway.io.images import Grid
 
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 

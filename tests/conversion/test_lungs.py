@@ -3,10 +3,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_airway.conversion.lungs import find_lungs, lung_box
-from nnunetv2_airway.images import Grid
-from nnunetv2_airway.maps.components import bounding_box
+from nnunetv2_airway.io.images import Grid
 from nnunetv2_airway.phantom import model
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
+from nnunetv2_airway.tree.components import bounding_box
 
 SPACING = (3.0, 2.3, 2.1)
 GRID = Grid(SPACING[::-1], (-195.0, -130.0, -300.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))

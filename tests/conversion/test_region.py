@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_airway.conversion.region import region
-from nnunetv2_airway.images import Grid
+from nnunetv2_airway.io.images import Grid
 
 GRID = Grid((2.1, 2.3, 3.0), (-195.0, -130.0, -300.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 

@@ -121,3 +121,28 @@ def test_metal_beyond_16_bits_is_cut(hu):
     bright = hu.astype(np.int32)
     bright[0, 0, 0] = 100000
     assert to_hounsfield(bright)[0][0, 0, 0] == 32767
+
+
+def drawn_ct(voxels: dict[int, int]) -> np.ndarray:
+    """A CT of so many blocks of 3 x 3 voxels of each value."""
+    return np.repeat(list(voxels), list(voxels.values())).reshape(-1, 5, 10).repeat(3, 1).repeat(3, 2).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "refused", "words"),
+    [
+        ({-601: 20, -600: 1000, 299: 980}, {-601: 19, -600: 1001, 299: 980}, "as air or lung does"),
+        ({-700: 1000, 299: 60, 300: 940}, {-700: 1000, 299: 59, 300: 941}, "as soft tissue does"),
+        (
+            {-2000: 100, -1251: 20, -1250: 980, -700: 500, 0: 500},  # the lowest value is padding
+            {-2000: 100, -1251: 21, -1250: 979, -700: 500, 0: 500},
+            "below -1250 HU, below air",
+        ),
+        ({-650: 1000, -150: 1000}, {-650: 1000, -151: 1000}, "no CT of a chest spans so little"),
+    ],
+    ids=["1 % of air", "3 % of soft tissue", "1 % below air", "500 HU"],
+)
+def test_what_a_chest_ct_has_is_counted_to_the_voxel(accepted, refused, words):
+    assert np.array_equal(to_hounsfield(drawn_ct(accepted))[0], drawn_ct(accepted).clip(-1024))
+    with pytest.raises(ValueError, match=words):
+        to_hounsfield(drawn_ct(refused))

@@ -4,30 +4,32 @@ import pytest
 from nnunetv2_airway.evaluation import case as module
 from nnunetv2_airway.evaluation.folder import evaluate_folder
 from nnunetv2_airway.evaluation.metrics import compare, evaluate_case
-from nnunetv2_airway.evaluation.tree import parse_tree
+from nnunetv2_airway.tree.parse import parse_tree
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 SPACING = (2.5, 0.8, 0.6)
 FLIPPED = (0, 0, -1, -1, 0, 0, 0, 1, 0)
 
 
-def test_trees_of_the_reference_are_kept_beside_it_and_made_again_when_they_do_not_fit(
+def test_trees_of_the_reference_are_kept_in_the_output_and_made_again_when_they_do_not_fit(
     folders, monkeypatch, fork, write_mask
 ):
     references, predictions, output = folders
-    trees = references.with_name("labelsTs_airway_trees")
-    assert evaluate_folder(references, predictions, output).trees == trees
+    before = sorted(references.parent.rglob("*"))
+    evaluate_folder(references, predictions, output)
+    assert [file for file in sorted(references.parent.rglob("*")) if output not in (file, *file.parents)] == before
+    trees = output / "airway_trees"
     assert {file.name for file in trees.iterdir()} == {"half.npz", "whole.npz"}
     parsed = []
-    monkeypatch.setattr(
-        "nnunetv2_airway.evaluation.tree_store.parse_tree", lambda mask: parsed.append(1) or parse_tree(mask)
-    )
+    monkeypatch.setattr("nnunetv2_airway.tree.store.parse_tree", lambda mask: parsed.append(1) or parse_tree(mask))
 
     def evaluate(case):
         ending = {"half": 12, "whole": 0}[case]
         (output / "cases" / f"{case}.json").unlink()
         parsed.clear()
         files = references / f"{case}.nii.gz", predictions / f"{case}.nrrd"
-        record = module.evaluate_files(case, *files, output / "cases", trees, None)
+        record = module.evaluate_files(case, *files, output, None)
         assert record["metrics"]["by_generation"] == evaluate_case(fork(ending), fork(), SPACING)["by_generation"]
         return len(parsed)
 
@@ -55,9 +57,9 @@ def test_the_picture_is_upright_and_names_missed_branches_at_their_ends(
             prediction=prediction.copy(), reference=reference.copy(), spacing=spacing, title=title, marks=marks
         )
 
-    monkeypatch.setattr(module, "write_projections", note)
-    output.mkdir()
-    module.evaluate_files("half", references / "half.nii.gz", predictions / "half.nrrd", output, output, None)
+    monkeypatch.setattr(module, "draw_projections", note)
+    (output / "cases").mkdir(parents=True)
+    module.evaluate_files("half", references / "half.nii.gz", predictions / "half.nrrd", output, None)
     # in LPS, axes (plane, row, column) run to the head, the back and the left
     rotation = np.round(np.array(direction).reshape(3, 3)).astype(int)
     order = [int(np.flatnonzero(rotation[2 - axis])[0]) for axis in range(3)]  # image axis (x, y, z) of each array axis

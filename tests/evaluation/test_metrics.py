@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.evaluation.branches import Branch
 from nnunetv2_airway.evaluation.metrics import Comparison, compare, evaluate_case
-from nnunetv2_airway.evaluation.tree import parse_tree
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
+from nnunetv2_airway.tree.branches import Branch
+from nnunetv2_airway.tree.parse import parse_tree
 
 SPACING = (2.5, 0.8, 0.6)
 VOXEL = float(np.prod(SPACING))
@@ -23,7 +23,7 @@ OFFICIAL = {
 """Digits that the official code prints."""
 
 
-@pytest.mark.parametrize("case", ["ATM_305", "ATM_384"])
+@pytest.mark.parametrize("case", ["ATM_305", pytest.param("ATM_384", marks=pytest.mark.slow)])
 def test_every_digit_is_the_official_one(reference, case):
     folder = reference / "atm22" / case
     expected = json.loads((folder / "expected.json").read_text())

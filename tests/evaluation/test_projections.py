@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from nnunetv2_airway.evaluation.projections import FALSE, FOUND, MISSED, project, write_projections
+from nnunetv2_airway.evaluation.projections import FALSE, FOUND, MISSED, draw_projections, project
 
 REFERENCE, PREDICTION = np.zeros((4, 5, 6), np.uint8), np.zeros((4, 5, 6), np.uint8)
 REFERENCE[0, 1, :] = 1  # a row along x: half found, half missed
@@ -29,7 +29,7 @@ def test_picture_is_to_scale_with_the_head_up(tmp_path):
     reference = np.zeros((20, 30, 60), bool)
     reference[14:17, 15, 10:40] = True  # 9 mm high and 30 mm wide, near the head
     reference[5, 15, 25] = True
-    write_projections(tmp_path / "a.png", np.zeros_like(reference), reference, (3.0, 1.0, 1.0), title="case")
+    draw_projections(tmp_path / "a.png", np.zeros_like(reference), reference, (3.0, 1.0, 1.0), title="case")
     picture = imread(tmp_path / "a.png")[..., :3]
     coronal = picture[: int(picture.shape[0] * 0.85), : int(picture.shape[1] * 40 / 91)]
     red = (np.abs(coronal - MISSED) < 0.02).all(-1)
@@ -42,7 +42,7 @@ def test_picture_is_to_scale_with_the_head_up(tmp_path):
 
 def test_an_empty_case_still_has_a_picture(tmp_path):
     empty = np.zeros((5, 6, 7), np.uint8)
-    write_projections(tmp_path / "a.png", empty, empty, (1.0, 1.0, 1.0), title="nothing")
+    draw_projections(tmp_path / "a.png", empty, empty, (1.0, 1.0, 1.0), title="nothing")
     assert imread(tmp_path / "a.png").size > 0
 
 
@@ -51,7 +51,7 @@ def test_a_mark_stands_at_its_voxel_in_each_view(tmp_path):
     reference[14:17, 15, 10:40] = True
     pictures = []
     for marks in ({}, {"$7": (15, 15, 35)}):
-        write_projections(tmp_path / "a.png", ~reference, reference, (3.0, 1.0, 1.0), title="$^$", marks=marks)
+        draw_projections(tmp_path / "a.png", ~reference, reference, (3.0, 1.0, 1.0), title="$^$", marks=marks)
         pictures.append(imread(tmp_path / "a.png")[..., :3])
     changed = (np.abs(pictures[0] - pictures[1]).max(-1) > 0.1)[: pictures[0].shape[0] * 9 // 10]  # without the legend
     columns = np.flatnonzero(changed.any(0)) / changed.shape[1]

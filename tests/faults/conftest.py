@@ -19,7 +19,7 @@ JOBS = {
     "post-processing": "nnUNetv2_airway_postprocess -i prediction -o out",
     "evaluation": "nnUNetv2_airway_evaluate -ref mask -pred prediction -o out",
 }
-OUTPUTS = ("out", "plans_3d_airway_maps", "mask_airway_trees")
+OUTPUTS = ("out", "plans_3d_airway_maps")
 
 
 @dataclass(frozen=True)

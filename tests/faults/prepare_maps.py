@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunetv2_airway.maps.store import MapStore
+from nnunetv2_airway.training.maps.store import MapStore
 
 if __name__ == "__main__":
     dataset = nnUNetDatasetBlosc2(sys.argv[1])

@@ -12,7 +12,7 @@ from nnunetv2_airway.conversion.case import Options
 from nnunetv2_airway.conversion.folder import Destination, convert_cases
 from nnunetv2_airway.conversion.layout import image_files, paired
 from nnunetv2_airway.evaluation.folder import evaluate_folder
-from nnunetv2_airway.images import ENDINGS, read_volume
+from nnunetv2_airway.io.images import ENDINGS, read_volume
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -46,8 +46,8 @@ def evaluate(site):
         (convert, "out/*/labelsTr/*", cut),
         (evaluate, "out/cases/*.json", cut),
         (evaluate, "out/cases/*.json", overwrite),
-        (evaluate, "mask_airway_trees/*", cut),
-        (evaluate, "mask_airway_trees/*", overwrite),
+        (evaluate, "out/airway_trees/*", cut),
+        (evaluate, "out/airway_trees/*", overwrite),
     ],
 )
 def test_damaged_results_are_made_again(site, work, files, damage):
@@ -60,7 +60,7 @@ def test_damaged_results_are_made_again(site, work, files, damage):
     for file in damaged:
         file.write_bytes(damage(file.read_bytes(), chance))
     if "trees" in files:
-        shutil.rmtree(site.folder / "out")
+        shutil.rmtree(site.folder / "out" / "cases")  # or no tree would be looked at
     work(site)
     found = site.results()
     assert set(found) == set(expected)

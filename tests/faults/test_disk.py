@@ -16,7 +16,9 @@ JOBS = {"conversion": "out", "maps": "plans_3d_airway_maps", "post-processing": 
 """What each job writes into."""
 
 
-@pytest.fixture(params=JOBS)
+@pytest.fixture(
+    params=[pytest.param(job, marks=pytest.mark.slow if job in ("conversion", "evaluation") else ()) for job in JOBS]
+)
 def job(request) -> str:
     return request.param
 

@@ -17,19 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nnunetv2_airway.evaluation.branches import measure_branches
 from nnunetv2_airway.evaluation.metrics import evaluate_case
 from nnunetv2_airway.evaluation.summary import flatten
-from nnunetv2_airway.evaluation.tree import parse_tree
-from nnunetv2_airway.evaluation.tree_store import stored_tree
-from nnunetv2_airway.files import read_record
-from nnunetv2_airway.images import Grid, read_mask, read_volume
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
-from nnunetv2_airway.maps.centerline import centerline, centerline_closeness, centerline_distance_weight
-from nnunetv2_airway.maps.components import connected_components, largest_component
-from nnunetv2_airway.maps.labels import branch_numbers, component_numbers
-from nnunetv2_airway.maps.store import MapStore
-from nnunetv2_airway.sampling.hard_regions import HardRegions
+from nnunetv2_airway.io.files import read_record
+from nnunetv2_airway.io.images import Grid, read_mask, read_volume
+from nnunetv2_airway.training.maps.numbers import branch_numbers, component_numbers
+from nnunetv2_airway.training.maps.store import MapStore
+from nnunetv2_airway.training.sampling.hard_regions import HardRegions
+from nnunetv2_airway.tree.branches import measure_branches
+from nnunetv2_airway.tree.centerline import centerline, centerline_closeness, centerline_distance_weight
+from nnunetv2_airway.tree.components import connected_components, largest_component
+from nnunetv2_airway.tree.parse import parse_tree
+from nnunetv2_airway.tree.store import stored_tree
 
 DTYPES = (np.bool_, np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64)
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)

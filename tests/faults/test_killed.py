@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+JOBS = ["maps", *(pytest.param(job, marks=pytest.mark.slow) for job in ("conversion", "post-processing", "evaluation"))]
 TIMES = [1, pytest.param(20, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("times", TIMES)
-@pytest.mark.parametrize("job", ["conversion", "maps", "post-processing", "evaluation"])
+@pytest.mark.parametrize("job", JOBS)
 def test_the_results_are_those_of_an_undisturbed_run(site, job, times):
     started = time.monotonic()
     undisturbed = site.run(job)
@@ -47,7 +48,7 @@ class nnUNetTrainerLIBOfAKilledRun(nnUNetTrainerLIB):
     plans_patch_size, plans_batch_size, patches_per_case = (24, 32, 32), 2, 4
     phases = tuple(replace(phase, epochs=2) for phase in nnUNetTrainerLIB.phases)
 """
-"""Its short form is ``tests/test_end_to_end.py``, which kills a training in two phases and while it mines."""
+"""Its short form is ``tests/test_end_to_end.py``, which kills a training in its last phase."""
 
 
 @pytest.mark.long

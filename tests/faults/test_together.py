@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-JOBS = ["conversion", "evaluation", *(pytest.param(job, marks=pytest.mark.long) for job in ("maps", "post-processing"))]
+JOBS = [
+    "conversion",
+    pytest.param("evaluation", marks=pytest.mark.slow),
+    *(pytest.param(job, marks=pytest.mark.long) for job in ("maps", "post-processing")),
+]
 
 
 def at_once(site, job: str, number: int = 2) -> list[str]:

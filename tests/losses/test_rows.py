@@ -61,9 +61,11 @@ def test_sums_add_up_over_parts_of_a_batch(name):
     assert row.value(parts).item() == pytest.approx(value(row, Z, W).item())
 
 
-@pytest.mark.parametrize("name", [name for name, row in LOSSES.items() if isinstance(row, rows.Union)])
+@pytest.mark.parametrize("name", [name for name, row in LOSSES.items() if isinstance(row, rows.UnionLoss)])
 def test_unions_are_those_of_the_function(name):
-    options = {field.name: getattr(LOSSES[name], field.name) for field in fields(rows.Union) if field.name != "name"}
+    options = {
+        field.name: getattr(LOSSES[name], field.name) for field in fields(rows.UnionLoss) if field.name != "name"
+    }
     expected = union_loss(torch.sigmoid(Z), G, W, **options).item()
     assert value(LOSSES[name], Z, W).item() == pytest.approx(expected)
 
@@ -74,14 +76,14 @@ def test_asymmetric_similarity_is_one_minus_f_beta(beta):
     hits, missed, false = (p * g).sum(), ((1 - p) * g).sum(), (p * (1 - g)).sum()
     score = (1 + beta**2) * hits / ((1 + beta**2) * hits + beta**2 * missed + false)
     row = rows.asymmetric_similarity(beta)
-    without_smooth = rows.Union(row.name, row.alpha, row.beta, smooth=0.0)
+    without_smooth = rows.UnionLoss(row.name, row.alpha, row.beta, smooth=0.0)
     assert value(without_smooth, Z).item() == pytest.approx(1 - score.item())
 
 
 def test_distance_decay_weighs_the_centerline_most():
     closeness = torch.tensor([255, 191, 0, 0]).to(torch.uint8).view(1, 1, 1, 1, 4)
     found = rows.DistanceDecay(0.1).weigh(
-        torch.tensor([1, 1, 1, 0]).view(1, 1, 1, 1, 4), {"centerline": closeness}, draw=True
+        torch.tensor([1, 1, 1, 0]).view(1, 1, 1, 1, 4), {"centerline": closeness}, sample=True
     )
     assert found.flatten().tolist() == pytest.approx([1, 1 - (64 / 255) ** 0.5, 0, 1], abs=1e-6)
 
@@ -121,7 +123,7 @@ def test_the_label_decides_where_numbers_count():
     row, numbers = rows.INVERSE_COMPONENT, MAPS["components"].clone()
     numbers[0, 0, 0] = -1
     target = (G > 0) & (numbers >= 0)
-    found = row.weigh(target, {"components": numbers}, draw=True)
+    found = row.weigh(target, {"components": numbers}, sample=True)
     expected = inverse_component_weight(torch.where(target, numbers, torch.where(numbers < 0, -1, 0)))
     torch.testing.assert_close(found, expected.float())
     assert found.dtype == torch.float32 and (found[0, 0, 0] == 0).all() and (found[1] >= 1).all()
@@ -134,7 +136,7 @@ def test_every_branch_counts_alike():
         numbers.view(-1)[start : start + size] = number
     target = numbers > 0
     around = torch.where(target, numbers, 5)
-    weight = rows.INVERSE_BRANCH.weigh(target, {"branches": around}, draw=True)
+    weight = rows.INVERSE_BRANCH.weigh(target, {"branches": around}, sample=True)
     # 348 voxels of airway over three branches
     assert [weight[numbers == number].sum().item() for number in sizes] == pytest.approx([116] * 3)
     assert (weight[~target] == 1).all()

@@ -11,7 +11,7 @@ TOP = 300.0
 @pytest.fixture(scope="module")
 def patient():
     rng = np.random.default_rng(0)
-    anatomy = Anatomy.draw(rng)
+    anatomy = Anatomy.sample(rng)
     return anatomy, list(grow_airways(ADULT, anatomy, 0.7, 12, TOP, rng))
 
 

@@ -9,7 +9,7 @@ SHAPE, SPACING = (60, 80, 96), np.array([2.0, 2.0, 2.0])
 
 @pytest.fixture(scope="module")
 def chest():
-    anatomy = Anatomy.draw(np.random.default_rng(3))
+    anatomy = Anatomy.sample(np.random.default_rng(3))
     u = FRAME.grid(SHAPE, SPACING)
     right, left = lung(u, anatomy, -1), lung(u, anatomy, 1)
     return right, left, paint_chest(u, anatomy, right | left, np.random.default_rng(4))

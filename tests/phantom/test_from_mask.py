@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from nnunetv2_airway.maps.centerline import centerline
 from nnunetv2_airway.phantom.airways import wall_thickness
 from nnunetv2_airway.phantom.from_mask import SMALLEST_HALF, read_mask
+from nnunetv2_airway.tree.centerline import centerline
 
 SPACING = np.array([2.0, 1.0, 0.5])
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunetv2_airway.maps.centerline import centerline
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
+from nnunetv2_airway.tree.centerline import centerline
 
 OPTIONS = PhantomOptions(shape=(128, 112, 120), spacing=(1.0, 1.0, 1.0))
 

@@ -18,16 +18,17 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
 from nnunetv2_airway.nnunet_ext import airway_trainers
-from nnunetv2_airway.trainers import monitored_trainer
+from nnunetv2_airway.training import phased_trainer
 
 DATASET = "Dataset599_AirwayPhantom"
+DOCUMENTATION = Path(__file__).parents[2] / "documentation"
 TRAINERS = [name for name in airway_trainers.__all__ if not name.endswith("_demo")]
 
 USERS_TRAINERS = """
 from dataclasses import replace
 
 from nnunetv2_airway.nnunet_ext import airway_trainers
-from nnunetv2_airway.trainers.airway_trainer import AirwayTrainer
+from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 
 SMALL = dict(plans_patch_size=(24, 32, 32), plans_batch_size=2, patches_per_case=1, mining_step_size=1.0)
 
@@ -38,7 +39,7 @@ def initialize(self):
 for name in airway_trainers.__all__:
     trainer = getattr(airway_trainers, name)
     rows = trainer.phases if len(trainer.phases) > 1 else trainer.phases * 2
-    own = dict(phases=tuple(replace(row, epochs=1, steps=()) for row in rows))
+    own = dict(phases=tuple(replace(row, epochs=1, lr_milestones=()) for row in rows))
     own |= SMALL if issubclass(trainer, AirwayTrainer) else dict(initialize=initialize)
     globals()[name + "_short"] = type(name + "_short", (trainer,), own)
 """
@@ -75,7 +76,7 @@ def train(workspace, tiny_plans, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_compile", "f")
     monkeypatch.setattr(upstream.nnUNetTrainer, "perform_actual_validation", lambda self, save_probabilities: None)
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda self, folder: None)
-    monkeypatch.setattr(monitored_trainer, "write_progress", lambda file, log, phases: None)
+    monkeypatch.setattr(phased_trainer, "draw_progress", lambda file, log, phases: None)
     start = upstream.nnUNetTrainer.on_epoch_start
 
     def run(*arguments, stop_at=None):
@@ -92,14 +93,14 @@ def train(workspace, tiny_plans, tmp_path, monkeypatch):
     return run
 
 
-def test_the_readme_lists_them_all():
-    table = (Path(__file__).parents[2] / "README.md").read_text().split("## Trainers")[1].split("\n\n")[2]
+def test_the_documentation_lists_them_all():
+    table = (DOCUMENTATION / "trainers.md").read_text().split("## Trainers")[1].split("\n\n| ")[1].split("\n\n")[0]
     listed = [line.split("`")[1] for line in table.splitlines()[2:]]
     assert sorted(f"nnUNetTrainer{name}" for name in listed) == sorted(TRAINERS)
 
 
-def test_the_readme_s_trainers_can_be_built(make):
-    blocks = (Path(__file__).parents[2] / "README.md").read_text().split("```python\n")[1:]
+def test_the_documentation_s_trainers_can_be_built(make):
+    blocks = (DOCUMENTATION / "how_to_write_a_trainer.md").read_text().split("```python\n")[1:]
     found = {"__name__": "mine"}
     for block in blocks:
         exec(block.split("```")[0], found)
@@ -112,7 +113,13 @@ def test_the_readme_s_trainers_can_be_built(make):
         assert trainer.num_epochs in (80, 230)
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+REPRESENTATIVES = ("nnUNetTrainerWingsLIB", "nnUNetTrainerGUL", "nnUNetTrainerInverseWeightedBCE")
+"""One on WingsNet, one on the planned network with everything else of its own, one of the stock network."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.slow) for name in TRAINERS]
+)
 def test_starts_by_name_resumes_and_predicts(name, train, tmp_path, capsys):
     shipped = getattr(airway_trainers, name)
     short = f"{name}_short"

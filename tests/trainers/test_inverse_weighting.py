@@ -20,6 +20,8 @@ def test_everything_but_the_loss_is_nnunet_s(make, tiny):
     stock, ours = make(nnUNetTrainer, tiny), make(nnUNetTrainerInverseWeightedDice, tiny)
     for trainer in (stock, ours):
         trainer.initialize()
+        if trainer is ours:
+            trainer.prepare_phase()
         trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
     assert ours.num_epochs == stock.num_epochs == 1000
     assert repr(ours.network) == repr(stock.network) and repr(ours.optimizer) == repr(stock.optimizer)
@@ -44,6 +46,8 @@ def test_patches_are_placed_as_nnunet_places_them(make, tiny):
     for cls in (nnUNetTrainer, nnUNetTrainerInverseWeightedDice):
         trainer = make(cls, tiny)
         trainer.initialize()
+        if cls is not nnUNetTrainer:
+            trainer.prepare_phase()
         loader = trainer.get_dataloaders()[0].data_loader
         np.random.seed(0)
         _, _, _, properties = loader._data.load_case(loader._data.identifiers[0])
@@ -129,19 +133,19 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(make, tmp_
 @pytest.mark.parametrize(
     ("name", "loss", "weighted"),
     [
-        ("InverseWeightedDice", ("Union", 0.5, 0.5, 1.0), True),
+        ("InverseWeightedDice", ("UnionLoss", 0.5, 0.5, 1.0), True),
         ("InverseWeightedBCE", ("CrossEntropy", 0.0, None, False), True),
         ("InverseWeightedFocal", ("CrossEntropy", 2.0, 0.75, False), True),
-        ("InverseWeightedAsymmetricSimilarity", ("Union", 4 / 13, 9 / 13, 1.0), True),
+        ("InverseWeightedAsymmetricSimilarity", ("UnionLoss", 4 / 13, 9 / 13, 1.0), True),
         ("WeightedCE", ("CrossEntropy", 0.0, None, True), False),
         ("GeneralizedDice", ("GeneralizedDice",), False),
         ("Focal", ("CrossEntropy", 2.0, 0.75, False), False),
-        ("AsymmetricSimilarity", ("Union", 4 / 13, 9 / 13, 1.0), False),
+        ("AsymmetricSimilarity", ("UnionLoss", 4 / 13, 9 / 13, 1.0), False),
     ],
 )
 def test_each_name_has_its_loss(name, loss, weighted):
     (phase,) = getattr(airway_trainers, f"nnUNetTrainer{name}").phases
-    row, symbols = phase.loss, {"Union": ("alpha", "beta", "root"), "CrossEntropy": ("gamma", "alpha", "balanced")}
+    row, symbols = phase.loss, {"UnionLoss": ("alpha", "beta", "root"), "CrossEntropy": ("gamma", "alpha", "balanced")}
     assert (type(row).__name__, *(getattr(row, symbol) for symbol in symbols.get(loss[0], ()))) == pytest.approx(loss)
     assert phase.weights == ((InverseWeight("inverse component size", "components", 1.0, 2e5),) if weighted else ())
     assert phase.epochs == 1000 and phase.sampling is None

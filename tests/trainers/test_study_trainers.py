@@ -10,7 +10,7 @@ from study_trainers import shortened
 
 SETTINGS = {
     "attributes": {}, "seed": 5, "patches": 100, "minutes": None, "epochs": 7, "patch": [32, 32, 32], "batch": 4,
-    "checkpoint_every": 2, "validation": 3,
+    "save_every": 2, "validation": 3,
 }  # fmt: skip
 
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, DistanceDecay, Union
-from nnunetv2_airway.schedule import HARD_RANDOM, RANDOM, first_epoch
+from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, DistanceDecay, UnionLoss
 from nnunetv2_airway.trainers.zheng import (
     dice,
     dice_and_weighted_cross_entropy,
@@ -16,9 +15,10 @@ from nnunetv2_airway.trainers.zheng import (
     tversky,
     zheng_phases,
 )
+from nnunetv2_airway.training.schedule import HARD_RANDOM, RANDOM, first_epoch
 
 
-def symbols(loss: Union) -> tuple:
+def symbols(loss: UnionLoss) -> tuple:
     return loss.alpha, loss.beta, loss.root, loss.epsilon
 
 
@@ -26,9 +26,9 @@ def symbols(loss: Union) -> tuple:
 def test_the_paper_s_schedule(trainer):
     before, first, second = trainer.phases
     assert (before.epochs, before.loss, before.weights, before.sampling) == (100, DICE, (), RANDOM)
-    assert (first.epochs, first.sampling, first.steps, first.label_cut) == (100, HARD_RANDOM, (60, 90), 0.8)
+    assert (first.epochs, first.sampling, first.lr_milestones, first.label_cut) == (100, HARD_RANDOM, (60, 90), 0.8)
     assert symbols(first.loss) == (0.1, 0.9, 0.7, 1e-4) and first.weights == (DistanceDecay(0.1, exponent=0.5),)
-    assert (second.epochs, second.sampling, second.steps, second.label_cut) == (30, HARD_RANDOM, (15, 25), 0.9)
+    assert (second.epochs, second.sampling, second.lr_milestones, second.label_cut) == (30, HARD_RANDOM, (15, 25), 0.9)
     assert symbols(second.loss) == (0.2, 0.8, 0.7, 1e-4) and second.weights == (DistanceDecay(0.2, exponent=0.5),)
 
 

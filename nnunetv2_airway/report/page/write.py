@@ -1,0 +1,214 @@
+"""The page: an HTML file with all that it shows and does inside."""
+
+import csv
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+from nnunetv2_airway import __version__
+from nnunetv2_airway.evaluation.projections import FALSE, FOUND, MISSED
+from nnunetv2_airway.evaluation.summary import flatten, spread
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.images import list_images
+from nnunetv2_airway.io.parallel import results_and_failures
+from nnunetv2_airway.report.page.plots import COLOURS, FIGURES, by_groups, distributions
+from nnunetv2_airway.report.page.scene import FAR, WINDOW, make_scene
+from nnunetv2_airway.report.tables import Model, fill, find_template
+
+SCRIPTS = ("three.min.js", "viewer.js", "slices.js", "page.js")
+PICKED = "#c026d3"
+OUTLINES = ("#ffd400", "#19c8ff", "#ff8c1a")
+"""Of the reference and of the models' predictions, on the CT."""
+GENERATIONS = 16
+SHORT = {
+    "tree_length_detected": "length %",
+    "branch_detected": "branches %",
+    "dice": "Dice %",
+    "exact09.leakage_volume_mm3": "leakage mm³",
+}
+
+
+def make_page(models: Sequence[Model], *, table: str = "ATM22", ct: Path | None = None, processes: int = 2) -> str:
+    """Write the page of one model, or of two beside each other.
+
+    Args:
+        models: as ``read_models`` returns them.
+        table: published figures to show beside, see ``find_template``.
+        ct: folder of the CTs, named like the cases, with or without nnU-Net's ``_0000``.
+        processes: cases worked on at once; each takes about 2 GB for a CT of 512 x 512 x 400.
+
+    Returns:
+        HTML that needs no other file and no network. With two models, the cases of both, those where tree length
+        detected differs most first; with one, those of the least tree length detected.
+
+    Raises:
+        UserError: there are more than two models, a case counts twice in one, they have no case in common, a CT is
+            missing, or a case's files are not those that were evaluated; the case is named.
+    """
+    if len(models) > 2:
+        raise UserError(
+            f"a page shows one model or compares two, got {len(models)}: {', '.join(m.name for m in models)}; write "
+            f"several pages, or a table, which takes any number"
+        )
+    template = find_template(table, ".csv").read_text(encoding="utf-8")
+    names = _order(models)
+    cts = _cts(ct, names)
+    warnings = [
+        *(warning for model in models for warning in model.warnings),
+        *(
+            f"{model.name} also has {', '.join(sorted(others))}, which the other lacks; not shown"
+            for model in models
+            if (others := set(model.cases) - set(names))
+        ),
+    ]
+    models = [_only(model, names) for model in models]
+    work = {name: (name, [model.evaluations[k] for model in models], cts.get(name)) for k, name in enumerate(names)}
+    scenes, failed = results_and_failures(make_scene, work, processes=processes, description="trees")
+    if failed:
+        raise UserError("\n".join(f"{case}: {error}" for case, error in sorted(failed.items())))
+    return _fill_page(
+        models, warnings, list(map(_script, scenes.values())), Path(table).stem, fill(template, models, ".csv")
+    )
+
+
+def _only(model: Model, cases: Sequence[str]) -> Model:
+    """Reduce a model to some of its cases, in their order."""
+    places = [model.cases.index(case) for case in cases]
+    return replace(
+        model,
+        cases=list(cases),
+        metrics=[model.metrics[place] for place in places],
+        evaluations=[model.evaluations[place] for place in places],
+    )
+
+
+def _order(models: Sequence[Model]) -> list[str]:
+    for model in models:
+        if len(set(model.cases)) < len(model.cases):
+            raise UserError(f"a page shows each case of a model once: {'; '.join(model.warnings)}")
+    common = set.intersection(*(set(model.cases) for model in models))
+    if not common:
+        raise UserError(f"{' and '.join(model.name for model in models)} have no case in common")
+
+    def key(case: str) -> tuple[float, str]:
+        lengths = [model.metrics[model.cases.index(case)]["tree_length_detected"] for model in models]
+        if None in lengths:
+            return float("inf"), case
+        return (lengths[0] if len(lengths) == 1 else -abs(lengths[1] - lengths[0])), case
+
+    return sorted(common, key=key)
+
+
+def _cts(folder: Path | None, cases: Sequence[str]) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    images = list_images(folder)
+    found = {case: images.get(f"{case}_0000", images.get(case)) for case in cases}
+    if missing := [case for case, file in found.items() if file is None]:
+        raise UserError(
+            f"{folder} has no CT of {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; its files must be "
+            f"named like the cases, with or without _0000"
+        )
+    return found
+
+
+def _fill_page(
+    models: Sequence[Model], warnings: Sequence[str], scenes: Sequence[str], table: str, published: str
+) -> str:
+    names = models[0].cases
+    metrics = {model.name: dict(zip(names, model.metrics, strict=True)) for model in models}
+    flat = {model: {name: dict(flatten(each)) for name, each in cases.items()} for model, cases in metrics.items()}
+    assets = PackageLoader("nnunetv2_airway.report.page", "assets")
+    environment = Environment(loader=assets, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+    def asset(name: str) -> str:
+        return assets.get_source(environment, name)[0]
+
+    viridis = colormaps["viridis"]
+    colours = {
+        "found": to_hex(FOUND), "missed": to_hex(MISSED), "false": to_hex(FALSE),
+        "picked": PICKED, "models": COLOURS, "outline": OUTLINES,
+    }  # fmt: skip
+    columns, rows = _table(flat, names)
+    return environment.get_template("page.html").render(
+        title=f"Airway trees: {' and '.join(model.name for model in models)}",
+        version=__version__,
+        date=time.strftime("%Y-%m-%d"),
+        warnings=warnings,
+        models=[model.name for model in models],
+        cases=[{"name": name, "cells": rows[name]} for name in names],
+        columns=columns,
+        differences=_differences(flat) if len(models) == 2 else [],
+        drawings=[*distributions(metrics), *by_groups(metrics)],
+        published=list(csv.reader(published.splitlines())),
+        published_name=table,
+        far=FAR,
+        window=WINDOW,
+        style=asset("style.css"),
+        scripts=[asset(name) for name in SCRIPTS],
+        data=_script(
+            {
+                "models": [model.name for model in models],
+                "colours": colours,
+                "generations": [to_hex(viridis(k / (GENERATIONS - 1))) for k in range(GENERATIONS)],
+            }
+        ),
+        scenes=scenes,
+    )
+
+
+def _script(content: dict) -> str:
+    """Write JSON that may stand inside a script element."""
+    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _table(flat: Mapping[str, Mapping[str, dict]], names: Sequence[str]) -> tuple[list[str], dict[str, list[dict]]]:
+    """Lay out the table of cases: with two models, the differences first."""
+    columns: list[str] = []
+    rows: dict[str, list[dict]] = {name: [] for name in names}
+
+    def add(title: str, values: Mapping[str, float | None], sign: str = "") -> None:
+        columns.append(title)
+        for name in names:
+            value = values[name]
+            rows[name].append({"value": value, "text": "-" if value is None else f"{value:{sign}.1f}"})
+
+    figures = {name: SHORT.get(name) or f"{name} %" for name in FIGURES.values()}
+    if len(flat) == 2:
+        first, second = flat.values()
+        for figure, title in figures.items():
+            add(f"Δ {title}", {name: _difference(first[name][figure], second[name][figure]) for name in names}, "+")
+    for model, cases in flat.items():
+        for figure, title in figures.items():
+            add(f"{title}{f', {model}' if len(flat) > 1 else ''}", {name: cases[name][figure] for name in names})
+    return columns, rows
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else second - first
+
+
+def _differences(flat: Mapping[str, Mapping[str, dict]]) -> list[dict]:
+    first, second = flat.values()
+    rows = []
+    for title, figure in FIGURES.items():
+        pairs = [(first[name][figure], second[name][figure]) for name in first]
+        pairs = [pair for pair in pairs if None not in pair]
+        differences = [b - a for a, b in pairs]
+        rows.append(
+            {
+                "title": title,
+                "first": spread([a for a, _ in pairs]),
+                "second": spread([b for _, b in pairs]),
+                "difference": spread(differences, "+"),
+                "larger": sum(each > 0 for each in differences),
+                "count": len(pairs),
+            }
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""How a recipe is trained: in phases, on airways, with maps beside the labels. What is trained is in ``trainers``."""

@@ -1,0 +1,179 @@
+"""nnUNetTrainer for airways: a network on Hounsfield units, patches by the case, batches of any size on any GPU.
+
+Papers: Zheng 2021 (16 patches per case and epoch), Tang 2022 (two windows, AdamW, patch and batch size). Tang's weight
+decay is not published; PyTorch's default for AdamW is used.
+"""
+
+import math
+
+import torch
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE, AirwayNetwork
+from nnunetv2_airway.hounsfield import HounsfieldInput, HounsfieldScale
+from nnunetv2_airway.training.augmentation import augment_in_range, rotate_only
+from nnunetv2_airway.training.micro_batch import MicroBatches, fresh_after_out_of_memory, rehearse
+from nnunetv2_airway.training.networks import WINGSNET, Network
+from nnunetv2_airway.training.phased_trainer import PhasedTrainer
+from nnunetv2_airway.training.plans import check_air, fit_patches
+
+CPU_VOXELS = 128**3
+"""Voxels of a micro-batch on the CPU, whose memory gives no warning before the process is killed."""
+
+
+class AirwayTrainer(PhasedTrainer):
+    """Base of the airway recipes; a recipe sets these attributes, those of ``PhasedTrainer``, or any of nnU-Net's."""
+
+    monitors_tree = True
+    network: Network = WINGSNET
+    """Row of ``networks``; as nnU-Net has it, the instance's ``network`` is what has been built of it."""
+    windows: tuple[str, ...] = ("original", "tang")
+    """Of ``hounsfield.WINDOWS``, one input channel each."""
+    plans_patch_size: tuple[int, int, int] = (128, 128, 128)
+    plans_batch_size: int = 32
+    patches_per_case: int = 16
+    initial_lr: float = 1e-4
+    learning_rate_decay: float = 0.0
+    """Exponent of nnU-Net's polynomial decay; 0 keeps the learning rate constant."""
+    weight_decay: float = 1e-2
+    momentum: float | None = None
+    """Of SGD; None is AdamW."""
+    rotation: float | None = None
+    """Rotate every patch within this angle, in degrees, and augment in no other way; None is nnU-Net's augmentation."""
+
+    micro_batches: MicroBatches | None = None  # -> initialize
+
+    def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
+        """Refuse plans of other data than airways in HU; patch and batch size become the recipe's."""
+        plans = super().adapt_plans(plans, configuration, dataset_json)
+        check_air(plans.get("foreground_intensity_properties_per_channel", {}))
+        plans, self.plans_note = fit_patches(
+            plans,
+            configuration,
+            patch_size=self.plans_patch_size,
+            batch_size=self.plans_batch_size,
+            divisor_of=type(self).network.patch_divisor,
+            trainer=type(self).__name__,
+        )
+        manager = PlansManager(plans)
+        self.hounsfield_scale = _hounsfield_scale(manager, manager.get_configuration(configuration))
+        return plans
+
+    def decided_by(self) -> dict[str, str]:
+        """An epoch's length follows from ``patches_per_case``."""
+        names = ("num_iterations_per_epoch", "num_val_iterations_per_epoch")
+        return {**super().decided_by(), **dict.fromkeys(names, "patches_per_case")}
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build the network for training, and for ``nnUNetv2_predict`` without deep supervision."""
+        scale = _hounsfield_scale(plans_manager, configuration_manager)
+        body = cls.network.build(plans_manager, configuration_manager, len(cls.windows), enable_deep_supervision)
+        return AirwayNetwork(HounsfieldInput(cls.windows, scale), body, num_output_channels)
+
+    def initialize(self):
+        """Initialise as nnU-Net does, then let the network work in micro-batches."""
+        super().initialize()
+        for note in filter(None, (self.plans_note, self.hounsfield_scale.warning())):
+            self.print_to_log_file(note)
+        network = self.network.module if self.is_ddp else self.network
+        size = self.batch_size
+        if self.device.type == "cpu":
+            size = min(size, max(1, CPU_VOXELS // math.prod(self.configuration_manager.patch_size)))
+        self.micro_batches = MicroBatches(network, size)
+
+    def configure_optimizers(self):
+        """AdamW or SGD, by default at a constant learning rate (Tang 2022, section 2.1)."""
+        options = {"lr": self.initial_lr, "weight_decay": self.weight_decay}
+        if self.momentum is None:
+            optimizer = torch.optim.AdamW(self.network.parameters(), **options)
+        else:
+            optimizer = torch.optim.SGD(self.network.parameters(), momentum=self.momentum, **options)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.learning_rate_decay)
+
+    def _get_deep_supervision_scales(self):
+        return [[1.0, 1.0, 1.0]] if type(self).network.full_size else super()._get_deep_supervision_scales()
+
+    def output_weights(self) -> list[float] | None:
+        """Outputs of full size count alike, resolutions as in nnU-Net."""
+        return None if type(self).network.full_size else super().output_weights()
+
+    def set_deep_supervision_enabled(self, enabled: bool):
+        """Let the network return the logits of all outputs, or the prediction alone."""
+        network = self.network.module if self.is_ddp else self.network
+        if isinstance(network, OptimizedModule):
+            network = network._orig_mod
+        type(self).network.switch_deep_supervision(network.body, enabled)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802, nnU-Net's name
+        """As nnU-Net does, or within ``rotation`` and without mirroring, in training and in prediction."""
+        settings = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if self.rotation is None:
+            return settings
+        angle = math.radians(self.rotation)
+        patch = self.configuration_manager.patch_size
+        self.inference_allowed_mirroring_axes = None
+        return (-angle, angle), False, get_patch_size(patch, *[(-angle, angle)] * 3, (1, 1)), ()
+
+    def adapt_augmentation(self, pipeline: ComposeTransforms) -> ComposeTransforms:
+        """nnU-Net's augmentation, its intensity transforms in a range made for Hounsfield units; or rotation alone."""
+        return rotate_only(pipeline) if self.rotation is not None else augment_in_range(pipeline, self.hounsfield_scale)
+
+    def prepare_phase(self) -> None:
+        """Prepare data sets; an epoch is ``patches_per_case`` patches of each training case (Zheng IV-B)."""
+        super().prepare_phase()
+        cases = [len(dataset.identifiers) for dataset in self.datasets]
+        batches = [math.ceil(self.patches_per_case * n / self.configuration_manager.batch_size) for n in cases]
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = batches
+
+    def on_train_start(self):
+        """Start as nnU-Net does; DDP ranks then agree on a micro-batch that fits all of them."""
+        super().on_train_start()
+        self.print_to_log_file(
+            f"An epoch has {self.num_iterations_per_epoch} training and {self.num_val_iterations_per_epoch} validation "
+            f"batches of {self.configuration_manager.batch_size} patches, {self.micro_batches.size} at a time."
+        )
+        if self.device.type == "cpu":
+            precision = "bfloat16" if self.network.cpu_bfloat16 else "float32"
+            self.print_to_log_file(f"The CPU computes in {precision} ({FLOAT32_VARIABLE}=1 asks for float32).")
+        if self.is_ddp:
+            shape = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+            rehearse(self.network.module, self.micro_batches, shape, self.device)
+
+    def train_step(self, batch: dict) -> dict:
+        """Train on one batch; where it does not fit into the device's memory, halve the micro-batch and try again."""
+        while True:
+            try:
+                return super().train_step(batch)
+            except torch.OutOfMemoryError as error:
+                if self.is_ddp or not self.micro_batches.halve():
+                    raise RuntimeError(
+                        f"the GPU's memory does not hold {self.micro_batches.size} patch(es) of "
+                        f"{tuple(self.configuration_manager.patch_size)} voxels. Free memory that other processes "
+                        f"use on it, or choose a smaller plans_batch_size or plans_patch_size in a trainer of your "
+                        f"own; continue with --c."
+                    ) from error
+            # outside the handler, so that the failed attempt's tensors are no longer referenced
+            self.grad_scaler = fresh_after_out_of_memory(self.optimizer, self.grad_scaler, self.device)
+            self.print_to_log_file(
+                f"Out of memory: the batch of {self.batch_size} now runs {self.micro_batches.size} patch(es) at a "
+                f"time. The result is the same, an epoch takes longer."
+            )
+
+
+def _hounsfield_scale(plans: PlansManager, configuration: ConfigurationManager) -> HounsfieldScale:
+    return HounsfieldScale.from_plans(
+        configuration.normalization_schemes, plans.foreground_intensity_properties_per_channel
+    )

@@ -1,0 +1,130 @@
+"""What a phase needs on disk before it can be trained: cases that can be read, maps, mined hard regions."""
+
+import os
+from pathlib import Path
+
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunetv2_airway.training.maps.store import MapStore
+from nnunetv2_airway.training.ranks import all_gather, barrier, ranks, shard
+from nnunetv2_airway.training.sampling.dataset import MappedDataset
+from nnunetv2_airway.training.sampling.hard_regions import HardRegions
+
+
+def foreground_values(labels: LabelManager) -> tuple[int, ...]:
+    """Return the label's values that are the structure: those of the one region, or the one foreground label."""
+    values = labels.foreground_regions[0] if labels.has_regions else labels.foreground_labels[0]
+    return tuple(values) if isinstance(values, (list, tuple)) else (values,)
+
+
+def prepare_datasets(
+    trainer: nnUNetTrainer, training: nnUNetBaseDataset, validation: nnUNetBaseDataset
+) -> tuple[MappedDataset, MappedDataset]:
+    """Make the data sets of a ``PhasedTrainer``'s current phase, with all that they need on disk.
+
+    Args:
+        trainer: whose phase it is.
+        training: nnU-Net's data set of the cases to train on.
+        validation: of those to validate on.
+
+    Raises:
+        RuntimeError: preprocessed cases cannot be opened.
+    """
+    _require_readable(trainer, training, validation)
+    maps = {name: _prepare_maps(trainer, name, training, validation) for name in trainer.map_names}
+    sampling = trainer.phase.sampling
+    hard = {}
+    if sampling is not None and sampling.hard:
+        hard = _prepare_hard_regions(trainer, training, maps["centerline"])
+    return MappedDataset(training, maps, sampling, hard), MappedDataset(validation, maps, trainer.validation_sampling)
+
+
+def _require_readable(trainer: nnUNetTrainer, *datasets: nnUNetBaseDataset) -> None:
+    """Name preprocessed cases that cannot be opened now, not hours later."""
+    damaged = {}
+    for dataset in datasets:
+        for case in dataset.identifiers:
+            try:
+                dataset.load_case(case)
+            except Exception as error:
+                damaged[case] = error
+    if damaged:
+        listed = "; ".join(f"{case}: {error or type(error).__name__}" for case, error in damaged.items())
+        raise RuntimeError(
+            f"preprocessed cases in {trainer.preprocessed_dataset_folder} are damaged: delete their files and run "
+            f"nnUNetv2_preprocess again ({listed})"
+        )
+
+
+def _prepare_maps(trainer: nnUNetTrainer, name: str, *datasets: nnUNetBaseDataset) -> MapStore:
+    """Compute the maps of a kind that some data sets lack, shared out over the ranks, and return the store of all."""
+    maps = MapStore(
+        Path(trainer.preprocessed_dataset_folder),
+        tuple(trainer.configuration_manager.spacing),
+        foreground_values(trainer.label_manager),
+        name,
+    )
+    missing = maps.missing(sorted({case for dataset in datasets for case in dataset.identifiers}))
+    if missing:
+        trainer.print_to_log_file(f"Computing the {maps.kind.title} of {len(missing)} cases in {maps.folder}")
+    processes = min(default_num_processes, os.cpu_count() or 1) // ranks()
+    maps.prepare(datasets[0], shard(missing), processes=processes, progress=trainer.local_rank == 0)
+    barrier()
+    return maps
+
+
+def _prepare_hard_regions(trainer: nnUNetTrainer, training: nnUNetBaseDataset, maps: MapStore) -> dict:
+    """Mine the hard regions that this training has not mined yet, shared out over the ranks.
+
+    Returns:
+        Mined voxels (N, 3) of all training cases by name.
+    """
+    # the start of its first epoch names a training: checkpoints carry it on
+    run = all_gather(str(trainer.logger.get_value("epoch_start_timestamps", step=0)))[0]
+    store = HardRegions(Path(trainer.output_folder, "hard_regions"), maps, run)
+    missing = store.missing(training.identifiers)
+    if missing:
+        trainer.print_to_log_file(f"Mining hard regions: the network predicts {len(missing)} training cases once.")
+    trainer.set_deep_supervision_enabled(False)
+    store.mine(
+        shard(missing),
+        lambda case: training.load_case(case)[0][:],
+        _predictor(trainer).predict_sliding_window_return_logits,
+        progress=trainer.local_rank == 0,
+    )
+    trainer.set_deep_supervision_enabled(True)
+    barrier()
+    hard = {case: store.read(case) for case in training.identifiers}
+    missed, line = (
+        sum(map(len, voxels)) for voxels in (hard.values(), (maps.read(case).points["centerline"] for case in hard))
+    )
+    trainer.print_to_log_file(
+        f"Hard regions: {missed} of {line} centerline voxels ({missed / max(line, 1):.1%}) in {len(hard)} training "
+        f"cases were missed ({len(missing)} cases mined now)."
+    )
+    return hard
+
+
+def _predictor(trainer: nnUNetTrainer) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(
+        trainer.mining_step_size,
+        use_mirroring=False,
+        perform_everything_on_device=trainer.device.type == "cuda",
+        device=trainer.device,
+        allow_tqdm=False,
+    )
+    predictor.manual_initialization(
+        # without DDP around it, whose forward pass waits for ranks that may have no case
+        trainer.network.module if trainer.is_ddp else trainer.network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        None,
+        trainer.dataset_json,
+        type(trainer).__name__,
+        None,
+    )
+    return predictor

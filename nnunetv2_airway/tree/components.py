@@ -1,0 +1,67 @@
+"""Box, connected components and neighbours of a mask."""
+
+import cc3d
+import numpy as np
+from scipy import ndimage
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Find the smallest box that holds a mask (Z, Y, X) bool, None for an empty one."""
+    found = ndimage.find_objects(mask.view(np.uint8))
+    return found[0] if found else None
+
+
+def connected_components(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
+    """Number the connected components of a mask (Z, Y, X) bool from 1 on, 0 outside; 6- or 26-connected."""
+    # cc3d 4.1 reserves too few labels for some volumes that are thin along two axes, and stops with an error
+    rim = min(mask.shape) < 3
+    # numbers follow the order in memory, by which equals are told apart
+    numbers = cc3d.connected_components(
+        np.ascontiguousarray(np.pad(mask, 1) if rim else mask), connectivity=connectivity
+    )
+    return numbers[1:-1, 1:-1, 1:-1] if rim else numbers
+
+
+def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
+    """Keep the largest connected component of a mask and fill its holes.
+
+    Args:
+        mask: (Z, Y, X), foreground where not 0.
+        connectivity: 6 (voxels that share a face hold together) or 26 (a face, an edge or a corner).
+
+    Returns:
+        (Z, Y, X) bool; a hole is background that no face-connected path leads out of. All False for an empty mask.
+
+    >>> largest_component(np.array([[[1, 1, 0, 1]]]), connectivity=26).astype(int)
+    array([[[1, 1, 0, 0]]])
+    """
+    mask = mask != 0
+    kept = np.zeros_like(mask)
+    box = bounding_box(mask)
+    if box is None:
+        return kept
+    part = mask[box]
+    components = connected_components(part, connectivity=connectivity)
+    largest = components == np.bincount(components[part]).argmax()
+    # background that is not connected with a rim around the box is a hole
+    background = connected_components(~np.pad(largest, 1), connectivity=6)
+    kept[box] = (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    return kept
+
+
+def count_components(mask: np.ndarray) -> int:
+    """Count the 26-connected components of a mask (Z, Y, X), foreground where not 0."""
+    mask = mask != 0
+    box = bounding_box(mask)
+    return int(connected_components(mask[box], connectivity=26).max()) if box else 0
+
+
+def with_neighbours(mask: np.ndarray) -> np.ndarray:
+    """Dilate a mask (Z, Y, X) bool by one voxel in all 26 directions."""
+    for axis in range(mask.ndim):
+        along, grown = np.moveaxis(mask, axis, 0), mask.copy()
+        view = np.moveaxis(grown, axis, 0)
+        view[1:] |= along[:-1]
+        view[:-1] |= along[1:]
+        mask = grown
+    return mask

@@ -1,0 +1,175 @@
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
+from nnunetv2_airway.losses.rows import DICE
+from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB_demo
+from nnunetv2_airway.training.schedule import RANDOM
+
+
+class SmallTrainer(nnUNetTrainerWings):
+    plans_patch_size = (24, 32, 32)
+    plans_batch_size = 4
+    patches_per_case = 3
+
+
+def logged(trainer) -> str:
+    with open(trainer.log_file) as file:  # noqa: PTH123, nnU-Net's own string
+        return file.read()
+
+
+def test_the_recipe(make):
+    trainer = make(nnUNetTrainerWings)
+    trainer.initialize()
+    configuration = trainer.configuration_manager
+    assert configuration.batch_size == 32
+    # the phantoms have 72 x 64 voxels in plane; nnU-Net resamples them to the median spacing
+    assert configuration.patch_size == [min(128, int(n) // 8 * 8) for n in configuration.median_image_size_in_voxels]
+    assert trainer.num_epochs == 100 and trainer.save_every <= 5
+    assert trainer.loss.loss == DICE and trainer.loss.weights == () and trainer.phase.sampling == RANDOM
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    for epoch in (0, 50, 99):
+        trainer.lr_scheduler.step(epoch)
+        assert trainer.optimizer.param_groups[0]["lr"] == 1e-4
+    assert trainer.network.hounsfield.factor.shape[1] == 2
+
+
+def test_a_large_image_gets_the_paper_s_patch(make):
+    def large(plans, dataset):
+        plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [400, 512, 512]
+
+    assert make(nnUNetTrainerWings, large).configuration_manager.patch_size == [128, 128, 128]
+
+
+def test_an_epoch_is_16_patches_of_each_training_case(make):
+    trainer = make(SmallTrainer)
+    trainer.initialize()
+    trainer.prepare_phase()
+    training, validation = trainer.datasets
+    assert (len(training.identifiers), len(validation.identifiers)) == (4, 1)
+    assert trainer.num_iterations_per_epoch == 3 and trainer.num_val_iterations_per_epoch == 1
+    assert nnUNetTrainerWings.patches_per_case == 16
+
+
+def started(trainer):
+    trainer.initialize()
+    trainer.on_train_start()
+    return next(trainer.dataloader_train)
+
+
+def test_out_of_memory_halves_the_micro_batch_logs_it_and_trains_the_whole_batch(make, monkeypatch):
+    monkeypatch.setenv(FLOAT32_VARIABLE, "1")
+    trainers = [make(SmallTrainer), make(SmallTrainer)]
+    batch = started(trainers[0])
+    started(trainers[1])
+    trainers[1].network.load_state_dict(trainers[0].network.state_dict())
+
+    def hook(module, inputs):
+        if len(inputs[0]) > 1:
+            raise torch.OutOfMemoryError("simulated")
+
+    trainers[1].network.hounsfield.register_forward_pre_hook(hook)
+    for trainer in trainers:
+        trainer.network.body.dropout = 0
+    losses = [float(trainer.train_step({k: v for k, v in batch.items()})["loss"]) for trainer in trainers]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert trainers[1].micro_batches.size == 1
+    assert "now runs 2 patch(es) at a time" in logged(trainers[1]) and "now runs 1 patch(es)" in logged(trainers[1])
+
+
+def test_not_even_one_patch_fits(make):
+    trainer = make(SmallTrainer)
+    batch = started(trainer)
+
+    def hook(module, inputs):
+        raise torch.OutOfMemoryError("simulated")
+
+    trainer.network.hounsfield.register_forward_pre_hook(hook)
+    with pytest.raises(RuntimeError, match=r"does not hold 1 patch\(es\) of \(24, 32, 32\) voxels.*--c"):
+        trainer.train_step(batch)
+
+
+def test_training_patches_stay_in_hounsfield_units(make):
+    batch = started(make(SmallTrainer))
+    assert batch["data"].shape == (4, 1, 24, 32, 32)
+    assert [target.shape for target in batch["target"]] == [(4, 1, 24, 32, 32)] * 2
+    assert batch["data"].min() < -850 and batch["data"].max() > 0
+
+
+def test_on_the_cpu_a_micro_batch_is_bounded(make):
+    def large(plans, dataset):
+        plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [400, 512, 512]
+
+    trainer = make(nnUNetTrainerWings, large)
+    trainer.initialize()
+    assert trainer.micro_batches.size == 1
+    small = make(nnUNetTrainerWingsLIB_demo, large)
+    small.initialize()
+    assert small.micro_batches.size == small.batch_size
+
+
+def test_a_crash_while_saving_leaves_the_previous_checkpoint(make, tmp_path, monkeypatch):
+    trainer = make(SmallTrainer)
+    trainer.initialize()
+    file = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    before = file.read_bytes()
+
+    def crash(content, name):
+        with open(name, "wb") as half:  # noqa: PTH123
+            half.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == before
+
+
+def test_ct_plans_are_warned_of_and_others_refused(make):
+    def schemes(name):
+        def change(plans, dataset):
+            plans["configurations"]["3d_fullres"]["normalization_schemes"] = [name]
+
+        return change
+
+    trainer = make(SmallTrainer, change=schemes("CTNormalization"))
+    trainer.initialize()
+    assert "WARNING: these plans use nnU-Net's CT normalisation" in logged(trainer)
+    with pytest.raises(ValueError, match=r"ZScoreNormalization.*cannot be turned back"):
+        make(SmallTrainer, change=schemes("ZScoreNormalization"))
+
+
+def test_a_region_trains_and_validates(make):
+    def regions(plans, dataset):
+        dataset["labels"] = {"background": 0, "airway": [1, 2]}
+        dataset["regions_class_order"] = [1]
+
+    trainer = make(SmallTrainer, change=regions)
+    batch = started(trainer)
+    assert trainer.network.heads == batch["target"][0].shape[1] == 1
+    assert torch.isfinite(torch.as_tensor(trainer.train_step(batch)["loss"]))
+    with torch.no_grad():
+        trainer.on_validation_epoch_start()
+        result = trainer.validation_step(next(trainer.dataloader_val))
+    assert result["tp_hard"].shape == (1,)
+
+
+def test_the_predictor_builds_the_same_network_without_group_outputs(make):
+    trainer = make(SmallTrainer)
+    trainer.initialize()
+    network = type(trainer).build_network_architecture(
+        trainer.plans_manager, trainer.configuration_manager, 1, 2, enable_deep_supervision=False
+    )
+    network.load_state_dict(trainer.network.state_dict())
+    ct = torch.randint(-1000, 300, (1, 1, 24, 32, 32)).float()
+    trainer.network.eval()
+    with torch.no_grad():
+        assert torch.equal(network.eval()(ct), trainer.network(ct)[0])
+
+
+def test_the_trainer_is_an_nnunet_trainer_that_copies_none_of_its_methods():
+    assert issubclass(nnUNetTrainerWings, nnUNetTrainer)
+    assert "run_training" not in vars(nnUNetTrainerWings.__mro__[1])

@@ -1,0 +1,114 @@
+"""nnU-Net's own names in a trainer's class body and in its ``__init__``: obeyed, or refused before the first epoch."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.losses.rows import DICE
+from nnunetv2_airway.trainers.inverse_weighting import nnUNetTrainerInverseWeightedDice
+from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+from nnunetv2_airway.training.schedule import Phase
+
+
+def variant(base: type, place: str, **values) -> type:
+    """A trainer whose body, or whose ``__init__``, sets attributes."""
+    if place == "body":
+        return type("nnUNetTrainerMine", (base,), values)
+
+    def init(self, plans, configuration, fold, dataset_json, device):
+        base.__init__(self, plans, configuration, fold, dataset_json, device)
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    return type("nnUNetTrainerMine", (base,), {"__init__": init})
+
+
+@pytest.mark.parametrize("place", ["body", "init"])
+@pytest.mark.parametrize("base", [nnUNetTrainerWings, nnUNetTrainerInverseWeightedDice])
+def test_nnunets_hyperparameters_are_obeyed(make, tiny, base, place):
+    mine = variant(base, place, initial_lr=0.25, weight_decay=0.125, save_every=7)
+    trainer = make(mine, tiny)
+    trainer.initialize()
+    (group,) = trainer.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], trainer.save_every) == (0.25, 0.125, 7)
+    trainer.lr_scheduler.step(0)
+    assert group["lr"] == 0.25
+
+
+def test_the_init_of_a_subclass_has_the_last_word(make):
+    class First(nnUNetTrainerWings):
+        initial_lr = 0.5
+
+    trainer = make(variant(First, "init", initial_lr=0.25))
+    trainer.initialize()
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("place", ["body", "init"])
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("num_epochs", 300, r"phases decides it, which makes 100: set phases instead"),
+        ("num_iterations_per_epoch", 100, "set patches_per_case instead"),
+        ("num_val_iterations_per_epoch", 10, "set patches_per_case instead"),
+        ("oversample_foreground_percent", 0.5, "set phases instead"),
+    ],
+)
+def test_what_contradicts_the_recipe_is_refused_before_the_first_epoch(make, place, name, value, instead):
+    trainer = make(variant(nnUNetTrainerWings, place, **{name: value}))
+    with pytest.raises(UserError, match=rf"nnUNetTrainerMine sets {name} = {value}.*{instead}"):
+        trainer.initialize()
+    assert not trainer.was_initialized
+
+
+def test_what_agrees_with_the_recipe_is_not_refused(make):
+    class Agreeing(nnUNetTrainerWings):
+        num_epochs = 3
+        phases = (Phase(3, DICE),)
+
+    trainer = make(Agreeing)
+    trainer.initialize()
+    assert trainer.num_epochs == 3
+
+
+def test_where_nnunet_samples_its_own_share_of_foreground_is_obeyed(make, tiny):
+    mine = variant(nnUNetTrainerInverseWeightedDice, "body", oversample_foreground_percent=0.75)
+    trainer = make(mine, tiny)
+    trainer.initialize()
+    assert trainer.oversample_foreground_percent == 0.75
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("learning_rate", "initial_lr"), ("regularization", "weight_decay"), ("checkpoint_every", "save_")]
+)
+def test_names_of_earlier_versions_are_refused(make, old, new):
+    with pytest.raises(UserError, match=f"nnUNetTrainerMine sets {old}.*call it {new}"):
+        variant(nnUNetTrainerWings, "body", **{old: 1})
+    trainer = make(variant(nnUNetTrainerWings, "init", **{old: 1}))
+    with pytest.raises(UserError, match=f"nnUNetTrainerMine sets {old}.*call it {new}"):
+        trainer.initialize()
+
+
+def test_the_log_says_who_decides_about_patch_and_batch(make):
+    def edited(plans, dataset):
+        plans["configurations"]["3d_fullres"] |= {"patch_size": [16, 24, 24], "batch_size": 5}
+
+    trainer = make(nnUNetTrainerWings, edited)
+    trainer.initialize()
+    patch = trainer.configuration_manager.patch_size
+    assert (
+        f"Patches of {patch} voxels, 32 a batch: plans_patch_size = (128, 128, 128) and plans_batch_size = 32 of "
+        f"nnUNetTrainerWings decide, not the plans, which say [16, 24, 24] and 5"
+    ) in Path(trainer.log_file).read_text()
+    # nnU-Net reads the arguments' names
+    assert list(inspect.signature(nnUNetTrainerWings.__init__).parameters)[1:4] == ["plans", "configuration", "fold"]
+
+
+def test_phases_may_be_set_in_init_and_the_epochs_follow(make):
+    trainer = make(variant(nnUNetTrainerWings, "init", phases=(Phase(4, DICE),)))
+    trainer.initialize()
+    assert trainer.num_epochs == 4
+    with pytest.raises(UserError, match="phases decides it, which makes 4"):
+        make(variant(nnUNetTrainerWings, "init", phases=(Phase(4, DICE),), num_epochs=5)).initialize()

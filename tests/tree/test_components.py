@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from nnunetv2_airway.tree.components import count_components, largest_component, with_neighbours
+
+
+@pytest.mark.parametrize("connectivity", [6, 26])
+def test_against_scipy_on_noise(connectivity):
+    structure = ndimage.generate_binary_structure(3, 1 if connectivity == 6 else 3)
+    for seed in range(5):
+        # 0.12 and 0.35 are near where faces and corners begin to connect everything
+        mask = np.random.default_rng(seed).random((13, 17, 11)) < (0.35 if connectivity == 6 else 0.12)
+        labels, number = ndimage.label(mask, structure)
+        sizes = np.bincount(labels[mask])
+        if np.count_nonzero(sizes == sizes.max()) > 1:
+            continue
+        expected = ndimage.binary_fill_holes(labels == sizes.argmax())
+        assert number > 3 and np.array_equal(largest_component(mask, connectivity=connectivity), expected)
+        if connectivity == 26:
+            assert count_components(mask) == number
+
+
+def test_a_hole_is_filled_and_a_tunnel_is_not_also_at_the_edge_of_the_volume():
+    mask = np.ones((6, 7, 8), np.uint8)
+    mask[2, 3, 3] = 0
+    mask[4, 3, 5:] = 0
+    expected = mask.copy()
+    expected[2, 3, 3] = 1
+    assert np.array_equal(largest_component(mask, connectivity=6), expected > 0)
+
+
+def test_neighbours_are_those_of_faces_edges_and_corners_also_at_the_edge_of_the_volume():
+    mask = np.random.default_rng(0).random((9, 11, 13)) < 0.02
+    assert np.array_equal(with_neighbours(mask), ndimage.binary_dilation(mask, np.ones((3, 3, 3))))
+
+
+def test_nothing_stays_nothing():
+    empty = np.zeros((3, 4, 5))
+    assert not largest_component(empty, connectivity=26).any() and count_components(empty) == 0
