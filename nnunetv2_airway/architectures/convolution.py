@@ -7,54 +7,34 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-SMALL = 20480
-"""Up to so many values in N x C x Z x Y, PyTorch gives float32 to its own slow implementation instead of oneDNN."""
-BLOCK = 16
-"""Channels that oneDNN works on at once: with fewer, its backward pass in float32 takes twice as long."""
-
 
 class Conv3d(nn.Conv3d):
     """``torch.nn.Conv3d`` with the same parameters and results."""
 
     def of_both(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """Convolve (N, C, Z, Y, X) and (N, D, Z, Y, X) as if concatenated; large ones are not copied."""
-        if x.shape[:-1].numel() <= SMALL:
-            return self(torch.cat((x, skip), dim=1))
+        """Convolve (N, C, Z, Y, X) and (N, D, Z, Y, X) as if concatenated, without a copy of both."""
         first, second = self.weight.split((x.shape[1], skip.shape[1]), dim=1)
         return self._conv_forward(x, first, self.bias).add_(self._conv_forward(skip, second, None))
 
     def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if x.device.type != "cpu" or not torch.is_grad_enabled():
             return super()._conv_forward(x, weight, bias)
-        if torch.is_autocast_enabled("cpu"):
-            if self.kernel_size[0] > 1 and x.shape[2] == 2:
-                # of two planes, oneDNN makes weights' gradients in bfloat16 out of whatever memory holds
-                with torch.autocast("cpu", enabled=False):
-                    return super()._conv_forward(x.float(), weight, bias)
-        elif x.dtype == torch.float32:
-            x, weight = _with_channels_of_zeros(x, weight)
+        if torch.is_autocast_enabled("cpu") and self.kernel_size[0] > 1 and x.shape[2] == 2:
+            # of two planes, oneDNN makes weights' gradients in bfloat16 out of whatever memory holds
+            with torch.autocast("cpu", enabled=False):
+                return super()._conv_forward(x.float(), weight, bias)
         if self.dilation == (2, 2, 2) and x.shape[2] != 4 and not any(side % 2 for side in x.shape[2:]):
             return self._on_eight_grids(x, weight, bias)
         return super()._conv_forward(x, weight, bias)
 
     def _on_eight_grids(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Take apart the grids that dilation 2 connects: oneDNN is three times slower backward through dilation."""
+        """Take apart the grids that dilation 2 connects, through which oneDNN's backward pass is slow."""
         n, c, *size = x.shape
         halves = [side // 2 for side in size]
         z, y, w = halves
         grids = x.reshape(n, c, z, 2, y, 2, w, 2).permute(0, 3, 5, 7, 1, 2, 4, 6).reshape(8 * n, c, *halves)
         grids = F.conv3d(grids, weight, bias, padding=[side // 2 for side in self.padding])
         return grids.view(n, 2, 2, 2, -1, *halves).permute(0, 4, 5, 1, 6, 2, 7, 3).reshape(n, -1, *size)
-
-
-def _with_channels_of_zeros(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add a few channels of zeros where oneDNN is then faster than without."""
-    channels = x.shape[1]
-    wanted = SMALL // (x.shape[0] * x.shape[2] * x.shape[3]) + 1 if len(x) == 1 else channels
-    more = -(-max(channels, wanted) // BLOCK) * BLOCK - channels
-    if not 0 < more <= max(BLOCK, channels // 2) or weight.shape[2:].numel() == 1:
-        return x, weight
-    return F.pad(x, (0, 0) * 3 + (0, more)), F.pad(weight, (0, 0) * 3 + (0, more))
 
 
 def use_conv3d(network: nn.Module) -> nn.Module:
