@@ -12,7 +12,6 @@ import pytest
 pytest_plugins = ["fixtures.commands", "fixtures.scans", "fixtures.trainers", "fixtures.trees"]
 
 ROOT = Path(__file__).parent.parent
-LONGEST = ("test_end_to_end", "test_features")
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +21,3 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference values not found in {folder}; set NNUNETV2_AIRWAY_REFERENCE")
     return folder
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the modules that take longest, and keep what they prepare in one process."""
-    for item in items:
-        if item.path.stem in LONGEST:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.path.stem not in LONGEST)

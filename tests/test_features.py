@@ -21,6 +21,7 @@ from nnunetv2_airway.training import phased_trainer
 from nnunetv2_airway.training.maps.store import MapStore
 
 DATASET = "Dataset599_AirwayPhantom"
+pytestmark = pytest.mark.xdist_group("features")  # what it prepares serves all its tests
 SPACING = (2.0, 1.0, 1.2)
 TRAINERS = """
 from dataclasses import replace

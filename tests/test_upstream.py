@@ -43,7 +43,7 @@ def test_trainer_folders_are_read_from_the_variable_when_needed(tmp_path, monkey
 def test_constructor_arguments():
     names = list(inspect.signature(nnUNetTrainer.__init__).parameters)
     assert names == ["self", "plans", "configuration", "fold", "dataset_json", "device"], (
-        "nnUNetTrainer.__init__ has other arguments; AirwayTrainer.__init__ must take exactly these"
+        "nnUNetTrainer.__init__ has other arguments; PhasedTrainer.__init__ must take exactly these"
     )
     assert 'plans.pop("continue_training")' in inspect.getsource(nnUNetTrainer.__init__), (
         "the trainer no longer takes continue_training out of the plans; tests hand it over that way"
@@ -99,9 +99,25 @@ def test_hooks_that_airway_trainer_overrides_are_still_called():
         "self.current_epoch -= 1": nnUNetTrainer.on_train_end,
         "'current_epoch': self.current_epoch + 1": nnUNetTrainer.save_checkpoint,
         "self.loss(output, target)": nnUNetTrainer.train_step,
+        "if not self.was_initialized:": nnUNetTrainer.on_train_start,
+        "self.grad_scaler.unscale_(self.optimizer)": nnUNetTrainer.train_step,
+        "save_json(": nnUNetTrainer.do_split,
     }
     missing = [call for call, caller in callers.items() if call not in inspect.getsource(caller)]
     assert not missing, f"nnUNetTrainer no longer does: {missing}"
+
+
+def test_hyperparameters_are_set_on_the_instance_and_have_values():
+    names = (
+        "initial_lr", "weight_decay", "save_every", "num_epochs", "num_iterations_per_epoch",
+        "num_val_iterations_per_epoch", "oversample_foreground_percent", "probabilistic_oversampling",
+    )  # fmt: skip
+    source = inspect.getsource(nnUNetTrainer.__init__)
+    missing = [name for name in names if f"self.{name} = " not in source or hasattr(nnUNetTrainer, name)]
+    assert not missing, f"training.attributes relies on nnUNetTrainer.__init__ to set {missing} on the instance"
+    assert "self.network = None" in source, (
+        "apply_class_attributes would take the row of a network for a hyperparameter"
+    )
 
 
 def test_validation_reads_the_first_output_and_target():
@@ -121,7 +137,7 @@ def test_the_loader_asks_for_each_patch_and_hands_the_answer_to_get_bbox():
     )
     assert "data, seg, seg_prev, properties = self._data.load_case(i)" in source, "MappedDataset.load_case is not used"
     assert "crop_and_pad_nd(seg, bbox, -1, cast_cropped_to=np.int16)" in source, (
-        "labels are padded or cast in another way, and the maps with them: see TakeMapsFromLabel and maps.labels.MOST"
+        "labels are padded or cast in another way, and the maps with them: TakeMapsFromLabel, maps.numbers.MAX_NUMBER"
     )
     assert "for s_idx, s in enumerate(seg_sample)" in source, "lists of targets are no longer collated"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from nnunetv2_airway.conversion.case import FORMAT, RECORDS, Options, Target, are_whole, convert_case
 from nnunetv2_airway.conversion.layout import Case
 from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, some, write_results
-from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.errors import UserError, reason
 from nnunetv2_airway.io.files import alone_in, read_record, write_json, write_record
-from nnunetv2_airway.io.parallel import results_and_failures
+from nnunetv2_airway.io.parallel import finished_cases
 from nnunetv2_airway.io.raw_data import require_free_id, require_own
 
 SETTINGS = ".settings.json"
@@ -104,11 +104,15 @@ def _convert(
             target.labels.mkdir(exist_ok=True)
     if not destination.only_images:
         _remove_from_other_part(kept, destination)
-    records, failed = results_and_failures(convert_case, work, processes=processes, description="conversion")
-    for name, error in failed.items():
-        case = work[name][0]
-        entry = {"case": name, "source": str(case.ct or ""), "label": str(case.label or ""), "error": error}
-        write_record(destination.records / f"{name}.json", entry)
+    records, failed = {}, {}
+    for name, record, error in finished_cases(convert_case, work, processes=processes, description="conversion"):
+        if error is None:
+            records[name] = record
+        else:  # at once: what failed is known also where the others are interrupted
+            failed[name] = reason(error)
+            case = work[name][0]
+            entry = {"case": name, "source": str(case.ct or ""), "label": str(case.label or ""), "error": failed[name]}
+            write_record(destination.records / f"{name}.json", entry)
     earlier = [read_record(file) for file in sorted(destination.records.glob("*.json"))]
     earlier = [record for record in earlier if "case" in record and record["case"] not in work]
     kept_before = {record["case"]: record for record in earlier if is_complete(record, destination)}

@@ -139,6 +139,8 @@ def fill(template: str, models: Sequence[Model], ending: str) -> str:
 
 
 def _figure(value: float | None, digits: int = 1) -> str:
+    if not isinstance(digits, int):
+        raise TypeError(f"figure takes a number of digits, such as figure(1), got {digits!r}")
     return UNDEFINED if value is None else f"{value:.{digits}f}"
 
 

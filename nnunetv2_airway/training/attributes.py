@@ -5,7 +5,7 @@ what contradicts the recipe, such as ``num_epochs`` beside ``phases``, is refuse
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -36,19 +36,28 @@ def apply_class_attributes(trainer: Any) -> None:
             setattr(trainer, name, getattr(type(trainer), name))
 
 
-def refuse_contradictions(trainer: Any, stock: Mapping[str, Any], decided_by: Mapping[str, str]) -> None:
-    """Refuse hyperparameters of nnU-Net's that a trainer was given, but decides by an attribute of another name.
+def refuse_contradictions(
+    trainer: Any, stock: Mapping[str, Any], decided_by: Mapping[str, str], of_the_class: Collection[str]
+) -> None:
+    """Refuse what a trainer was given and would not obey.
 
     Args:
         trainer: as its classes and their ``__init__`` have left it.
-        stock: values of these hyperparameters before any class of the user's has spoken.
-        decided_by: the attribute that decides, by the hyperparameter.
+        stock: values of nnU-Net's hyperparameters before any class of the user's has spoken.
+        decided_by: the attribute that decides, by the hyperparameter that does not.
+        of_the_class: attributes that are read before ``__init__`` has ended.
 
     Raises:
-        UserError: one was given another value, or an earlier name is used.
+        UserError: a hyperparameter that another attribute decides has another value, an attribute of the class was set
+            in ``__init__``, or an earlier name is used.
     """
     name = type(trainer).__name__
     _refuse_renamed(name, vars(trainer))
+    for attribute in of_the_class:
+        if (value := vars(trainer).get(attribute)) is not None and value != getattr(type(trainer), attribute):
+            raise UserError(
+                f"{name} sets {attribute} in __init__, where it is not read any more: set it in the class body"
+            )
     for hyperparameter, instead in decided_by.items():
         value = getattr(trainer, hyperparameter)
         if value != stock[hyperparameter]:

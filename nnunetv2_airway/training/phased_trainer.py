@@ -28,7 +28,7 @@ from nnunetv2_airway.training.learning_rate import MilestonesOfPhases
 from nnunetv2_airway.training.maps.kinds import known_maps
 from nnunetv2_airway.training.pictures import draw_patches, draw_progress
 from nnunetv2_airway.training.plans import check_binary
-from nnunetv2_airway.training.preparation import foreground_values, prepare_datasets
+from nnunetv2_airway.training.preparation import prepare_datasets, structure_values
 from nnunetv2_airway.training.sampling.dataset import MappedDataset
 from nnunetv2_airway.training.sampling.loader import PatchLoader
 from nnunetv2_airway.training.schedule import RANDOM, Phase, Sampling
@@ -47,6 +47,8 @@ class PhasedTrainer(nnUNetTrainer):
     """Step between the windows of the prediction in which hard regions are mined, in window sizes."""
     save_every: int = 5
     """Epochs between checkpoints; one is also written at the end of each phase."""
+    of_the_class: tuple[str, ...] = ()
+    """Attributes that are read before ``__init__`` has ended."""
 
     def __init_subclass__(cls, **kwargs):
         """Point out attributes that nothing would read."""
@@ -67,7 +69,7 @@ class PhasedTrainer(nnUNetTrainer):
         plans = self.adapt_plans(plans, configuration, dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = schedule.first_epoch(self.phases, len(self.phases))
-        self.stock = {name: getattr(self, name) for name in self.decided_by()}
+        self.stock = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
         apply_class_attributes(self)
         if self.monitors_tree:
             self._log_of_epochs.update({name: [] for name in monitoring.FIGURES})
@@ -117,7 +119,7 @@ class PhasedTrainer(nnUNetTrainer):
         if self.num_epochs == self.stock["num_epochs"]:
             self.num_epochs = epochs
         self.stock["num_epochs"] = epochs
-        refuse_contradictions(self, self.stock, self.decided_by())
+        refuse_contradictions(self, self.stock, self.decided_by(), self.of_the_class)
         if not self.enable_deep_supervision:
             raise NotImplementedError(
                 f"{type(self).__name__} supervises several outputs of the network and needs enable_deep_supervision = "
@@ -152,13 +154,13 @@ class PhasedTrainer(nnUNetTrainer):
         """nnU-Net's augmentation, which the maps follow in space."""
         pipeline = self.adapt_augmentation(super().get_training_transforms(*args, **kwargs))
         return carry_maps(
-            pipeline, self.map_names, foreground=foreground_values(self.label_manager), cut=self.phase.label_cut
+            pipeline, self.map_names, foreground=structure_values(self.label_manager), cut=self.phase.label_cut
         )
 
     def get_validation_transforms(self, *args, **kwargs) -> ComposeTransforms:
         """nnU-Net's, with the maps."""
         pipeline = super().get_validation_transforms(*args, **kwargs)
-        return carry_maps(pipeline, self.map_names, foreground=foreground_values(self.label_manager))
+        return carry_maps(pipeline, self.map_names, foreground=structure_values(self.label_manager))
 
     def prepare_phase(self) -> None:
         """Bring to disk what the current phase needs, maps and hard regions, and make its data sets.
@@ -173,7 +175,9 @@ class PhasedTrainer(nnUNetTrainer):
         self.datasets = prepare_datasets(self, *split)
 
     def get_tr_and_val_datasets(self) -> tuple[MappedDataset, MappedDataset]:
-        """Return what ``prepare_phase`` has made."""
+        """Return what ``prepare_phase`` has made; who asks for loaders without a training has it made here."""
+        if self.datasets is None:
+            self.prepare_phase()
         return self.datasets
 
     def get_dataloaders(self):

@@ -15,7 +15,7 @@ from nnunetv2_airway.training.sampling.dataset import MappedDataset
 from nnunetv2_airway.training.sampling.hard_regions import HardRegions
 
 
-def foreground_values(labels: LabelManager) -> tuple[int, ...]:
+def structure_values(labels: LabelManager) -> tuple[int, ...]:
     """Return the label's values that are the structure: those of the one region, or the one foreground label."""
     values = labels.foreground_regions[0] if labels.has_regions else labels.foreground_labels[0]
     return tuple(values) if isinstance(values, (list, tuple)) else (values,)
@@ -65,7 +65,7 @@ def _prepare_maps(trainer: nnUNetTrainer, name: str, *datasets: nnUNetBaseDatase
     maps = MapStore(
         Path(trainer.preprocessed_dataset_folder),
         tuple(trainer.configuration_manager.spacing),
-        foreground_values(trainer.label_manager),
+        structure_values(trainer.label_manager),
         name,
     )
     missing = maps.missing(sorted({case for dataset in datasets for case in dataset.identifiers}))

@@ -1,4 +1,4 @@
-"""Parsed trees of references on disk, so that evaluating another model does not parse them again.
+"""Parsed trees of references on disk, so that evaluating again, and the report, do not parse them again.
 
 A file is whole or not there, and is made again when the reference has changed or it cannot be read.
 """

@@ -172,6 +172,8 @@ def test_what_cannot_be_read_or_filled_is_said(tmp_path):
         fill(of_each("{{ model.mean.recall }}"), models, ".md")
     with pytest.raises(UserError, match=r"cannot be filled: .*figure"):
         fill(of_each("{{ model.mean.dice | figure(1, 2) }}"), models, ".md")
+    with pytest.raises(UserError, match=r"cannot be filled: figure takes a number of digits.*got '\.1f'"):
+        fill(of_each('{{ model.mean.dice | figure(".1f") }}'), models, ".md")
     with pytest.raises(UserError, match=r"no row for the models.*for model in models"):
         fill("{{name}}", models, ".md")  # the language of earlier versions
     with pytest.raises(ValueError, match="given twice"):

@@ -133,6 +133,7 @@ def test_starts_by_name_resumes_and_predicts(name, train, tmp_path, capsys):
     assert "Epoch 0" not in printed and "Training done." in printed
     model = tmp_path / DATASET / f"{short}__Tiny__3d_fullres"
     content = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    assert (model / "fold_0" / "checkpoint_best.pth").is_file()
     assert content["current_epoch"] == epochs and np.isfinite(content["logging"]["train_losses"]).all()
     for number in range(1, epochs + 1):
         assert matplotlib.image.imread(model / "fold_0" / f"patches_phase_{number}.png").std() > 0.05

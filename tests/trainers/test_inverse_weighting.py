@@ -20,8 +20,6 @@ def test_everything_but_the_loss_is_nnunet_s(make, tiny):
     stock, ours = make(nnUNetTrainer, tiny), make(nnUNetTrainerInverseWeightedDice, tiny)
     for trainer in (stock, ours):
         trainer.initialize()
-        if trainer is ours:
-            trainer.prepare_phase()
         trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
     assert ours.num_epochs == stock.num_epochs == 1000
     assert repr(ours.network) == repr(stock.network) and repr(ours.optimizer) == repr(stock.optimizer)
@@ -46,8 +44,6 @@ def test_patches_are_placed_as_nnunet_places_them(make, tiny):
     for cls in (nnUNetTrainer, nnUNetTrainerInverseWeightedDice):
         trainer = make(cls, tiny)
         trainer.initialize()
-        if cls is not nnUNetTrainer:
-            trainer.prepare_phase()
         loader = trainer.get_dataloaders()[0].data_loader
         np.random.seed(0)
         _, _, _, properties = loader._data.load_case(loader._data.identifiers[0])

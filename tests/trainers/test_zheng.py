@@ -1,5 +1,6 @@
 import pytest
 import torch
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, DistanceDecay, UnionLoss
@@ -15,6 +16,7 @@ from nnunetv2_airway.trainers.zheng import (
     tversky,
     zheng_phases,
 )
+from nnunetv2_airway.training.carry_maps import SpatialWithMaps
 from nnunetv2_airway.training.schedule import HARD_RANDOM, RANDOM, first_epoch
 
 
@@ -85,6 +87,11 @@ def test_one_window_and_nothing_but_rotation(make):
     angles, dummy_2d, initial, mirror = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert torch.rad2deg(torch.tensor(angles)).tolist() == pytest.approx([-15, 15]) and not dummy_2d and mirror == ()
     assert trainer.inference_allowed_mirroring_axes is None, "a network that has seen no mirrored patch predicts none"
+    trainer.prepare_phase()
+    steps = trainer.get_dataloaders()[0].data_loader.transforms.transforms
+    assert not any(isinstance(step, RandomTransform) for step in steps)
+    (spatial,) = (step.spatial for step in steps if isinstance(step, SpatialWithMaps))
+    assert (spatial.p_rotation, spatial.p_scaling) == (1, 0)
     # the initial patch holds the final one turned by 15 degrees about each axis, and is smaller than nnU-Net's for 30
     stock = nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(trainer)[2]
     assert all(final < size < of_30 for final, size, of_30 in zip((24, 32, 32), initial, stock, strict=True))

@@ -1,11 +1,19 @@
+import inspect
+from contextlib import contextmanager
+
 import pytest
 import torch
+import torch.distributed as dist
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
 from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB_demo
+from nnunetv2_airway.training import airway_trainer
+from nnunetv2_airway.training.augmentation import FromAugmentationRange, ToAugmentationRange
 from nnunetv2_airway.training.schedule import RANDOM
 
 
@@ -79,6 +87,42 @@ def test_out_of_memory_halves_the_micro_batch_logs_it_and_trains_the_whole_batch
     assert "now runs 2 patch(es) at a time" in logged(trainers[1]) and "now runs 1 patch(es)" in logged(trainers[1])
 
 
+def test_memory_that_ends_inside_the_optimizer_is_trained_again_from_a_scaler_that_has_unscaled_nothing(make):
+    trainer = make(SmallTrainer)
+    batch = started(trainer)
+    trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    before = [parameter.clone() for parameter in trainer.network.parameters()]
+
+    def out_of_memory(*args):
+        hook.remove()
+        raise torch.OutOfMemoryError("simulated")
+
+    hook = trainer.optimizer.register_step_pre_hook(out_of_memory)
+    assert torch.isfinite(torch.as_tensor(trainer.train_step(batch)["loss"]))
+    assert trainer.micro_batches.size == 2 and "now runs 2 patch(es) at a time" in logged(trainer)
+    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.network.parameters(), strict=True))
+
+
+def test_ddp_ranks_agree_on_a_micro_batch_before_the_first_epoch(make, tmp_path, monkeypatch):
+    trainer, asked = make(SmallTrainer), []
+    monkeypatch.setattr(airway_trainer, "rehearse", lambda *arguments: asked.append(arguments))
+    trainer.initialize()
+    bare = trainer.network
+    with one_rank_of_ddp(tmp_path):
+        trainer.is_ddp, trainer.network = True, DistributedDataParallel(bare)
+        trainer.on_train_start()
+    assert asked == [(bare, trainer.micro_batches, (4, 1, 24, 32, 32), torch.device("cpu"))]
+
+
+@contextmanager
+def one_rank_of_ddp(folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def test_not_even_one_patch_fits(make):
     trainer = make(SmallTrainer)
     batch = started(trainer)
@@ -96,6 +140,19 @@ def test_training_patches_stay_in_hounsfield_units(make):
     assert batch["data"].shape == (4, 1, 24, 32, 32)
     assert [target.shape for target in batch["target"]] == [(4, 1, 24, 32, 32)] * 2
     assert batch["data"].min() < -850 and batch["data"].max() > 0
+
+
+def test_intensities_are_augmented_in_a_range_made_for_hounsfield_units(make):
+    trainer = make(SmallTrainer)
+    started(trainer)
+    steps = trainer.dataloader_train.data_loader.transforms.transforms
+    kinds = [type(step) for step in steps]
+    enter, leave = kinds.index(ToAugmentationRange), kinds.index(FromAugmentationRange)
+    assert steps[enter].scale == steps[leave].scale == trainer.hounsfield_scale
+    places = [place for place, kind in enumerate(kinds) if kind is RandomTransform]
+    assert places and all(enter < place < leave for place in places)
+    validation = trainer.dataloader_val.data_loader.transforms.transforms
+    assert not any(isinstance(step, RandomTransform | ToAugmentationRange) for step in validation)
 
 
 def test_on_the_cpu_a_micro_batch_is_bounded(make):
@@ -138,6 +195,14 @@ def test_ct_plans_are_warned_of_and_others_refused(make):
     trainer = make(SmallTrainer, change=schemes("CTNormalization"))
     trainer.initialize()
     assert "WARNING: these plans use nnU-Net's CT normalisation" in logged(trainer)
+    # what the preprocessing has divided out, the network's first layer multiplies back
+    found = trainer.plans_manager.foreground_intensity_properties_per_channel["0"]
+    hu = torch.tensor([-1000.0, -600.0, -250.0]).view(1, 1, 1, 1, 3)
+    plain = make(SmallTrainer)
+    plain.initialize()
+    torch.testing.assert_close(
+        trainer.network.hounsfield((hu - found["mean"]) / found["std"]), plain.network.hounsfield(hu)
+    )
     with pytest.raises(ValueError, match=r"ZScoreNormalization.*cannot be turned back"):
         make(SmallTrainer, change=schemes("ZScoreNormalization"))
 
@@ -171,5 +236,13 @@ def test_the_predictor_builds_the_same_network_without_group_outputs(make):
 
 
 def test_the_trainer_is_an_nnunet_trainer_that_copies_none_of_its_methods():
-    assert issubclass(nnUNetTrainerWings, nnUNetTrainer)
-    assert "run_training" not in vars(nnUNetTrainerWings.__mro__[1])
+    between = nnUNetTrainerWings.__mro__[1 : nnUNetTrainerWings.__mro__.index(nnUNetTrainer)]
+    assert [cls.__name__ for cls in between] == ["AirwayTrainer", "PhasedTrainer"]
+    for cls in between:
+        for name, method in vars(cls).items():
+            if inspect.isfunction(method) and hasattr(nnUNetTrainer, name):
+                ours, stock = (
+                    {line.strip() for line in inspect.getsource(source).splitlines()[1:] if len(line.strip()) > 30}
+                    for source in (method, getattr(nnUNetTrainer, name))
+                )
+                assert len(ours & stock) < 2, f"{cls.__name__}.{name} repeats {ours & stock}"

@@ -9,6 +9,7 @@ from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.trainers.inverse_weighting import nnUNetTrainerInverseWeightedDice
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
+from nnunetv2_airway.training.networks import PLANNED
 from nnunetv2_airway.training.schedule import Phase
 
 
@@ -106,9 +107,26 @@ def test_the_log_says_who_decides_about_patch_and_batch(make):
     assert list(inspect.signature(nnUNetTrainerWings.__init__).parameters)[1:4] == ["plans", "configuration", "fold"]
 
 
-def test_phases_may_be_set_in_init_and_the_epochs_follow(make):
-    trainer = make(variant(nnUNetTrainerWings, "init", phases=(Phase(4, DICE),)))
+@pytest.mark.parametrize("base", [nnUNetTrainerWings, nnUNetTrainerInverseWeightedDice])
+def test_phases_may_be_set_in_init_and_the_epochs_follow(make, tiny, base):
+    trainer = make(variant(base, "init", phases=(Phase(4, DICE),)), tiny)
     trainer.initialize()
     assert trainer.num_epochs == 4
     with pytest.raises(UserError, match="phases decides it, which makes 4"):
-        make(variant(nnUNetTrainerWings, "init", phases=(Phase(4, DICE),), num_epochs=5)).initialize()
+        make(variant(base, "init", phases=(Phase(4, DICE),), num_epochs=5), tiny).initialize()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("windows", ("zheng",)), ("plans_patch_size", (16, 16, 16)), ("plans_batch_size", 4), ("network", PLANNED)],
+)
+def test_what_is_read_before_init_has_ended_is_refused_there(make, name, value):
+    with pytest.raises(UserError, match=f"nnUNetTrainerMine sets {name} in __init__.*in the class body"):
+        make(variant(nnUNetTrainerWings, "init", **{name: value})).initialize()
+
+
+def test_what_is_read_later_is_obeyed_in_init(make):
+    trainer = make(variant(nnUNetTrainerWings, "init", patches_per_case=64, momentum=0.5))
+    trainer.initialize()
+    trainer.prepare_phase()
+    assert trainer.num_iterations_per_epoch == 8 and trainer.optimizer.param_groups[0]["momentum"] == 0.5
