@@ -53,9 +53,10 @@ class Commands:
         environment = {**os.environ, **self.variables}
         code = subprocess.run([_find(program), *arguments], env=environment, check=False).returncode
         if code:
+            killed = f" (killed by signal {-code}, often for lack of memory)" if code < 0 else ""
             raise UserError(
-                f"the step above ended with exit code {code}: {line}\nSee its messages; once mended, the same command "
-                f"goes on from here."
+                f"the step above ended with exit code {code}{killed}: {line}\nSee its messages; once mended, the same "
+                f"command goes on from here."
             )
 
     def print_variables(self) -> None:

@@ -14,7 +14,9 @@ def progress_bar(iterable=None, *, description: str, unit: str, total: int | Non
 def in_words(seconds: float) -> str:
     """Say how long something takes.
 
-    >>> in_words(150), in_words(9000)
-    ('2 minutes', '2.5 hours')
+    >>> in_words(20), in_words(150), in_words(9000)
+    ('1 minute', '2 minutes', '2.5 hours')
     """
+    if seconds < 90:
+        return "1 minute"
     return f"{seconds / 3600:.1f} hours" if seconds > 3600 else f"{seconds / 60:.0f} minutes"

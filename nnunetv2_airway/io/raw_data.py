@@ -35,7 +35,9 @@ def require_free_id(folder: Path) -> None:
     number = re.match(r"Dataset\d{3}_", folder.name)
     others = [other.name for other in folder.parent.glob(f"{number[0]}*") if other != folder] if number else []
     if others:
-        raise UserError(f"{folder.parent} already has {others[0]}; nnU-Net needs one name per id. Choose another -d.")
+        raise UserError(
+            f"{folder.parent} already has {others[0]}; nnU-Net needs one name per id. Choose another -d, or its -name."
+        )
 
 
 def require_own(folder: Path, settings_file: Path, settings: dict, *, overwrite: bool) -> None:

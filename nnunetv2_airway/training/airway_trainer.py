@@ -68,7 +68,8 @@ class AirwayTrainer(PhasedTrainer):
     def decided_by(self) -> dict[str, str]:
         """An epoch's length follows from ``patches_per_case``."""
         names = ("num_iterations_per_epoch", "num_val_iterations_per_epoch")
-        return {**super().decided_by(), **dict.fromkeys(names, "patches_per_case")}
+        why = "patches_per_case, of which an epoch has cases x patches_per_case / plans_batch_size batches"
+        return {**super().decided_by(), **dict.fromkeys(names, why)}
 
     @classmethod
     def build_network_architecture(

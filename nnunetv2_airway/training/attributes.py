@@ -4,29 +4,37 @@ nnU-Net sets its hyperparameters in ``__init__``, where they hide those of a cla
 what contradicts the recipe, such as ``num_epochs`` beside ``phases``, is refused before the first epoch.
 """
 
-import warnings
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from nnunetv2_airway.io.errors import UserError
 
-RENAMED = {"learning_rate": "initial_lr", "regularization": "weight_decay", "checkpoint_every": "save_every"}
-"""Names of earlier versions."""
+OTHER_NAMES = {
+    "learning_rate": "initial_lr",
+    "regularization": "weight_decay",
+    "checkpoint_every": "save_every",
+    "lr": "initial_lr",
+    "phase": "phases",
+    "batch_size": "plans_batch_size",
+    "patch_size": "plans_patch_size",
+}
+"""Names of earlier versions, and what else people write, with what is read."""
 
 
-def check_names(trainer: type) -> None:
-    """Refuse attributes that a class body calls by an earlier name, and warn of what looks misspelt.
-
-    Raises:
-        UserError: an earlier name; the one of today is named.
-    """
-    _refuse_renamed(trainer.__name__, vars(trainer))
+def misspelt(trainer: type) -> list[str]:
+    """Say what the body of a class sets that nothing reads, but that looks like what something does."""
     known = {name for base in trainer.__mro__[1:] for name in vars(base)}
-    for name, value in vars(trainer).items():
-        close = [] if name in known or callable(value) else get_close_matches(name, known, 1, 0.85)
-        if close:
-            warnings.warn(f"{trainer.__name__} sets {name}, which nothing reads. Is {close[0]} meant?", stacklevel=3)
+    found = {
+        name: get_close_matches(name, known, 1, 0.85)
+        for name, value in vars(trainer).items()
+        if name not in known and name not in OTHER_NAMES and not callable(value)
+    }
+    return [
+        f"{trainer.__name__} sets {name}, which nothing reads. Is {close[0]} meant?"
+        for name, close in found.items()
+        if close
+    ]
 
 
 def apply_class_attributes(trainer: Any) -> None:
@@ -49,10 +57,13 @@ def refuse_contradictions(
 
     Raises:
         UserError: a hyperparameter that another attribute decides has another value, an attribute of the class was set
-            in ``__init__``, or an earlier name is used.
+            in ``__init__``, or something is called by another name than is read.
     """
     name = type(trainer).__name__
-    _refuse_renamed(name, vars(trainer))
+    given = {key: value for place in (*reversed(type(trainer).__mro__), trainer) for key, value in vars(place).items()}
+    for other, right in OTHER_NAMES.items():
+        if hasattr(trainer, right) and not isinstance(given.get(other), property | None):
+            raise UserError(f"{name} sets {other}, which is not read: call it {right}")
     for attribute in of_the_class:
         if (value := vars(trainer).get(attribute)) is not None and value != getattr(type(trainer), attribute):
             raise UserError(
@@ -62,13 +73,5 @@ def refuse_contradictions(
         value = getattr(trainer, hyperparameter)
         if value != stock[hyperparameter]:
             raise UserError(
-                f"{name} sets {hyperparameter} = {value}, but {instead} decides it, which makes "
-                f"{stock[hyperparameter]}: set {instead} instead"
+                f"{name} sets {hyperparameter} = {value}, but this follows from {instead}: set that instead"
             )
-
-
-def _refuse_renamed(trainer: str, names: Mapping[str, Any]) -> None:
-    for name in names.keys() & RENAMED.keys():
-        raise UserError(
-            f"{trainer} sets {name}, which nothing reads any more: call it {RENAMED[name]}, as nnU-Net does"
-        )

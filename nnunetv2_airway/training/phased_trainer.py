@@ -7,6 +7,7 @@ may ask for with ``monitors_tree``.
 
 import math
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from nnunetv2_airway.io.progress import in_words, progress_bar
 from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.losses.supervision import SupervisionLoss, resolution_weights
 from nnunetv2_airway.training import monitoring, schedule
-from nnunetv2_airway.training.attributes import apply_class_attributes, check_names, refuse_contradictions
+from nnunetv2_airway.training.attributes import apply_class_attributes, misspelt, refuse_contradictions
 from nnunetv2_airway.training.carry_maps import carry_maps
 from nnunetv2_airway.training.checkpoints import keep_earlier, require_whole
 from nnunetv2_airway.training.learning_rate import MilestonesOfPhases
@@ -51,9 +52,10 @@ class PhasedTrainer(nnUNetTrainer):
     """Attributes that are read before ``__init__`` has ended."""
 
     def __init_subclass__(cls, **kwargs):
-        """Point out attributes that nothing would read."""
+        """Point out attributes that look misspelt."""
         super().__init_subclass__(**kwargs)
-        check_names(cls)
+        for words in misspelt(cls):
+            warnings.warn(words, stacklevel=2)
 
     def __init__(
         self,
@@ -87,9 +89,10 @@ class PhasedTrainer(nnUNetTrainer):
 
     def decided_by(self) -> dict[str, str]:
         """Name hyperparameters of nnU-Net's that another attribute of this trainer decides, and which one does."""
-        decided = {"num_epochs": "phases"}
+        decided = {"num_epochs": f"phases, which have {schedule.first_epoch(self.phases, len(self.phases))} epochs"}
         if all(phase.sampling is not None for phase in self.phases):
-            decided |= {"oversample_foreground_percent": "phases", "probabilistic_oversampling": "phases"}
+            names = ("oversample_foreground_percent", "probabilistic_oversampling")
+            decided |= dict.fromkeys(names, "the sampling of phases")
         return decided
 
     @property
@@ -126,6 +129,8 @@ class PhasedTrainer(nnUNetTrainer):
                 f"True"
             )
         super().initialize()
+        for words in misspelt(type(self)):
+            self.print_to_log_file(f"WARNING: {words}")
         self.lr_scheduler = MilestonesOfPhases(self.lr_scheduler, self.optimizer, self.phases)
 
     def _build_loss(self):

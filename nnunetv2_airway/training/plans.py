@@ -120,7 +120,8 @@ def fit_patches(
     resolved = PlansManager(plans).get_configuration(configuration)
     fitted = fit_patch_size(patch_size, resolved.median_image_size_in_voxels, divisor_of(resolved))
     note = (
-        f"Patches of {fitted} voxels, {batch_size} a batch: plans_patch_size = {tuple(patch_size)} and "
+        f"Patches of {fitted} voxels, {batch_size} a batch: plans_patch_size = {tuple(patch_size)}, fitted to the "
+        f"images, and "
         f"plans_batch_size = {batch_size} of {trainer} decide, not the plans, which say {resolved.patch_size} and "
         f"{resolved.batch_size}"
     )

@@ -51,10 +51,10 @@ def test_the_init_of_a_subclass_has_the_last_word(make):
 @pytest.mark.parametrize(
     ("name", "value", "instead"),
     [
-        ("num_epochs", 300, r"phases decides it, which makes 100: set phases instead"),
-        ("num_iterations_per_epoch", 100, "set patches_per_case instead"),
-        ("num_val_iterations_per_epoch", 10, "set patches_per_case instead"),
-        ("oversample_foreground_percent", 0.5, "set phases instead"),
+        ("num_epochs", 300, "phases, which have 100 epochs: set that instead"),
+        ("num_iterations_per_epoch", 100, "cases x patches_per_case / plans_batch_size"),
+        ("num_val_iterations_per_epoch", 10, "cases x patches_per_case / plans_batch_size"),
+        ("oversample_foreground_percent", 0.5, "the sampling of phases: set that instead"),
     ],
 )
 def test_what_contradicts_the_recipe_is_refused_before_the_first_epoch(make, place, name, value, instead):
@@ -81,15 +81,41 @@ def test_where_nnunet_samples_its_own_share_of_foreground_is_obeyed(make, tiny):
     assert trainer.oversample_foreground_percent == 0.75
 
 
+@pytest.mark.parametrize("place", ["body", "init"])
 @pytest.mark.parametrize(
-    ("old", "new"), [("learning_rate", "initial_lr"), ("regularization", "weight_decay"), ("checkpoint_every", "save_")]
+    ("other", "right"),
+    [
+        ("learning_rate", "initial_lr"),
+        ("regularization", "weight_decay"),
+        ("checkpoint_every", "save_every"),
+        ("lr", "initial_lr"),
+        ("batch_size", "plans_batch_size"),
+    ],
 )
-def test_names_of_earlier_versions_are_refused(make, old, new):
-    with pytest.raises(UserError, match=f"nnUNetTrainerMine sets {old}.*call it {new}"):
-        variant(nnUNetTrainerWings, "body", **{old: 1})
-    trainer = make(variant(nnUNetTrainerWings, "init", **{old: 1}))
-    with pytest.raises(UserError, match=f"nnUNetTrainerMine sets {old}.*call it {new}"):
+def test_other_names_are_refused_when_this_trainer_is_used(make, place, other, right):
+    mine = variant(nnUNetTrainerWings, place, **{other: 1})  # nnU-Net imports all trainers, whichever is asked for
+    trainer = make(mine)
+    with pytest.raises(UserError, match=f"nnUNetTrainerMine sets {other}, which is not read: call it {right}"):
         trainer.initialize()
+
+
+def test_a_schedule_by_the_name_of_one_phase_is_refused(make):
+    trainer = make(variant(nnUNetTrainerWings, "body", phase=(Phase(4, DICE),)))
+    with pytest.raises(UserError, match="sets phase, which is not read: call it phases"):
+        trainer.initialize()
+
+
+def test_a_name_that_nothing_could_replace_is_let_be(make, tiny):
+    trainer = make(variant(nnUNetTrainerInverseWeightedDice, "body", patch_size=(64, 64, 64)), tiny)
+    trainer.initialize()  # nnU-Net's plans decide about patches here
+
+
+def test_what_looks_misspelt_stands_in_the_log(make):
+    with pytest.warns(UserWarning, match="Is initial_lr meant"):
+        trainer = make(variant(nnUNetTrainerWings, "body", inital_lr=1))
+    trainer.initialize()
+    words = "WARNING: nnUNetTrainerMine sets inital_lr, which nothing reads. Is initial_lr meant?"
+    assert words in Path(trainer.log_file).read_text()
 
 
 def test_the_log_says_who_decides_about_patch_and_batch(make):
@@ -100,7 +126,8 @@ def test_the_log_says_who_decides_about_patch_and_batch(make):
     trainer.initialize()
     patch = trainer.configuration_manager.patch_size
     assert (
-        f"Patches of {patch} voxels, 32 a batch: plans_patch_size = (128, 128, 128) and plans_batch_size = 32 of "
+        f"Patches of {patch} voxels, 32 a batch: plans_patch_size = (128, 128, 128), fitted to the images, and "
+        f"plans_batch_size = 32 of "
         f"nnUNetTrainerWings decide, not the plans, which say [16, 24, 24] and 5"
     ) in Path(trainer.log_file).read_text()
     # nnU-Net reads the arguments' names
@@ -112,7 +139,7 @@ def test_phases_may_be_set_in_init_and_the_epochs_follow(make, tiny, base):
     trainer = make(variant(base, "init", phases=(Phase(4, DICE),)), tiny)
     trainer.initialize()
     assert trainer.num_epochs == 4
-    with pytest.raises(UserError, match="phases decides it, which makes 4"):
+    with pytest.raises(UserError, match="phases, which have 4 epochs"):
         make(variant(base, "init", phases=(Phase(4, DICE),), num_epochs=5), tiny).initialize()
 
 
