@@ -12,6 +12,7 @@ import pytest
 pytest_plugins = ["fixtures.commands", "fixtures.scans", "fixtures.trainers", "fixtures.trees"]
 
 ROOT = Path(__file__).parent.parent
+LONGEST = ("test_end_to_end", "test_features", "test_airway_trainer", "test_phased_trainer")
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,8 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference values not found in {folder}; set NNUNETV2_AIRWAY_REFERENCE")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest: each is tested in one process, and the last should not wait for one."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)

@@ -93,6 +93,7 @@ def test_the_table_goes_between_its_marks():
         run.into(page, "new\n", "cuda")
 
 
+@pytest.mark.slow
 def test_every_row_of_volumes_and_loader_can_be_measured(mask, monkeypatch):
     monkeypatch.setattr("volumes.PREDICTION", (64, 56, 48))
     monkeypatch.setattr("loader.PATCH", (16, 16, 16))

@@ -13,7 +13,6 @@ import pytest
 import SimpleITK as sitk
 
 DATASET = "Dataset599_AirwayPhantom"
-pytestmark = pytest.mark.xdist_group("end_to_end")  # what it prepares serves all its tests
 TRAINER = "nnUNetTrainerWingsOfATest"
 MODEL = Path("nnUNet_results", DATASET, f"{TRAINER}__nnUNetPlans__3d_fullres")
 

@@ -21,7 +21,6 @@ from nnunetv2_airway.training import phased_trainer
 from nnunetv2_airway.training.maps.store import MapStore
 
 DATASET = "Dataset599_AirwayPhantom"
-pytestmark = pytest.mark.xdist_group("features")  # what it prepares serves all its tests
 SPACING = (2.0, 1.0, 1.2)
 TRAINERS = """
 from dataclasses import replace
@@ -133,6 +132,7 @@ def test_pretrained_weights(trained, run, trainer, monkeypatch):
     assert all(torch.equal(seen[name], weights[name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_fold_all(run, model, trainer):
     output = run(f"nnUNetv2_train 599 3d_fullres all -tr {trainer} -device cpu")
     assert "in 5 training cases were missed" in output and "Validation complete" in output
@@ -186,6 +186,7 @@ def test_several_gpus_need_gpus(run, trainer):
         run(f"nnUNetv2_train 599 3d_fullres 0 -tr {trainer} -device cpu -num_gpus 2")
 
 
+@pytest.mark.slow
 def test_a_region_of_several_labels_beside_an_ignore_label(run, root, trainer):
     """Airways are the labels 1 and 3 together; what has label 4 is not annotated."""
     name = "Dataset598_Regions"

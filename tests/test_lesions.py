@@ -66,6 +66,7 @@ def workspace(tmp_path, in_one_process, entry_point, monkeypatch):
     return workspace
 
 
+@pytest.mark.slow
 def test_any_binary_data_set_trains_and_predicts(workspace, entry_point, capsys):
     entry_point(f"nnUNetv2_train 598 3d_fullres 0 -tr {TRAINER} -device cpu")
     log = capsys.readouterr().out

@@ -16,9 +16,7 @@ JOBS = {"conversion": "out", "maps": "plans_3d_airway_maps", "post-processing": 
 """What each job writes into."""
 
 
-@pytest.fixture(
-    params=[pytest.param(job, marks=pytest.mark.slow if job in ("conversion", "evaluation") else ()) for job in JOBS]
-)
+@pytest.fixture(params=[pytest.param(job, marks=pytest.mark.slow if job != "maps" else ()) for job in JOBS])
 def job(request) -> str:
     return request.param
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 JOBS = [
-    "conversion",
-    pytest.param("evaluation", marks=pytest.mark.slow),
+    *(pytest.param(job, marks=pytest.mark.slow) for job in ("conversion", "evaluation")),
     *(pytest.param(job, marks=pytest.mark.long) for job in ("maps", "post-processing")),
 ]
 
@@ -36,6 +35,7 @@ def test_the_same_work_twice_at_once_gives_what_one_run_gives(site, job):
         assert sum("another process works in" in text for text in said) == 1
 
 
+@pytest.mark.slow
 def test_evaluations_of_two_models_into_one_folder_do_not_mix(site):
     """The second waits, and then replaces the first's figures as it would have done an hour later."""
     other = site.folder / "other"

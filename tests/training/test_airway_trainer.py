@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from fixtures.trainers import ONE_CONVOLUTION
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -13,11 +14,13 @@ from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB_demo
 from nnunetv2_airway.training import airway_trainer
+from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 from nnunetv2_airway.training.augmentation import FromAugmentationRange, ToAugmentationRange
 from nnunetv2_airway.training.schedule import RANDOM
 
 
-class SmallTrainer(nnUNetTrainerWings):
+class SmallTrainer(AirwayTrainer):
+    network = ONE_CONVOLUTION
     plans_patch_size = (24, 32, 32)
     plans_batch_size = 4
     patches_per_case = 3

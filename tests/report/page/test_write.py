@@ -9,7 +9,7 @@ from nnunetv2_airway.cli import report
 from nnunetv2_airway.report.page.write import make_page
 from nnunetv2_airway.report.tables import Model, read_models
 
-pytestmark = [pytest.mark.usefixtures("in_this_process"), pytest.mark.xdist_group("page")]
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def rows(text: str, table: str) -> list[list[str]]:
