@@ -49,30 +49,18 @@ def evaluate_folder(
         )
     (output / "cases").mkdir(parents=True, exist_ok=True)
     with alone_in(output):
-        return _evaluate(references, theirs, ours, output, airway, processes, export)
-
-
-def _evaluate(
-    references: Path,
-    theirs: dict[str, Path],
-    ours: dict[str, Path],
-    output: Path,
-    airway: Collection[int] | None,
-    processes: int,
-    export: bool,
-) -> Evaluation:
-    common = sorted(ours.keys() & theirs.keys())
-    missing = sorted(theirs.keys() - ours.keys())
-    for case in missing:
-        forget(output, case)
-    work = {case: (case, theirs[case], ours[case], output, airway, export) for case in common}
-    records, failed = results_and_failures(evaluate_files, work, processes=processes, description="evaluation")
-    if records and not any(record["metrics"]["branches"] for record in records.values()):
-        wanted = f"the labels {sorted(airway)}" if airway else "airways"
-        raise UserError(f"no reference of {references} holds {wanted}: nothing to compare with")
-    evaluation = Evaluation(records, missing, sorted(ours.keys() - theirs.keys()), failed)
-    write_summary(output, evaluation)
-    return evaluation
+        common = sorted(ours.keys() & theirs.keys())
+        missing = sorted(theirs.keys() - ours.keys())
+        for case in missing:
+            forget(output, case)
+        work = {case: (case, theirs[case], ours[case], output, airway, export) for case in common}
+        records, failed = results_and_failures(evaluate_files, work, processes=processes, description="evaluation")
+        if records and not any(record["metrics"]["branches"] for record in records.values()):
+            wanted = f"the labels {sorted(airway)}" if airway else "airways"
+            raise UserError(f"no reference of {references} holds {wanted}: nothing to compare with")
+        evaluation = Evaluation(records, missing, sorted(ours.keys() - theirs.keys()), failed)
+        write_summary(output, evaluation)
+        return evaluation
 
 
 def _some(images: dict[str, Path]) -> str:

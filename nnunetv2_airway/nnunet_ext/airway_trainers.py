@@ -26,22 +26,4 @@ except ModuleNotFoundError as error:
         raise
     __all__ = []
 else:
-    __all__ = [
-        "nnUNetTrainerAsymmetricSimilarity",
-        "nnUNetTrainerFocal",
-        "nnUNetTrainerGUL",
-        "nnUNetTrainerGeneralizedDice",
-        "nnUNetTrainerInverseWeightedAsymmetricSimilarity",
-        "nnUNetTrainerInverseWeightedBCE",
-        "nnUNetTrainerInverseWeightedDice",
-        "nnUNetTrainerInverseWeightedFocal",
-        "nnUNetTrainerLIB",
-        "nnUNetTrainerWeightedCE",
-        "nnUNetTrainerWings",
-        "nnUNetTrainerWingsBranchWeighted",
-        "nnUNetTrainerWingsGUL",
-        "nnUNetTrainerWingsGULRoot",
-        "nnUNetTrainerWingsLIB",
-        "nnUNetTrainerWingsLIBRoot",
-        "nnUNetTrainerWingsLIB_demo",
-    ]
+    __all__ = [name for name in dir() if name.startswith("nnUNetTrainer")]

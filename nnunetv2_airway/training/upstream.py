@@ -1,24 +1,18 @@
-"""Names in nnU-Net's trainer module that are replaced for the length of a call, instead of copying methods."""
+"""What stands in for names of nnU-Net's trainer module while one of its methods runs, instead of copying the method."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
 
 from nnunetv2_airway.io.files import write_json
 
 
-@contextmanager
-def replaced(name: str, value: Any) -> Iterator[None]:
+def replaced(name: str, value: Any) -> AbstractContextManager:
     """Replace one name of the module for a while."""
-    stock = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, stock)
+    return patch.object(module, name, value)
 
 
 def save_json(content: Any, file: str, **_options: Any) -> None:
