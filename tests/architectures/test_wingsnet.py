@@ -52,7 +52,10 @@ def test_weights_that_do_not_fit_are_listed():
     assert "ec1.conv1.weight has shape (8, 1, 3, 3, 3), needed (8, 2, 3, 3, 3)" in message
 
 
-@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize(
+    "partition",
+    [name if name in ("wings", "four_crossed") else pytest.param(name, marks=pytest.mark.slow) for name in PARTITIONS],
+)
 def test_equals_the_plain_network_in_values_and_gradients(partition):
     torch.manual_seed(0)
     network = WingsNet(2, partition=partition, dropout=0).double()

@@ -94,6 +94,7 @@ def test_no_space_left(site, job, disk, one_more_case):
     assert sum("case9" in name for name in site.results()) >= 1
 
 
+@pytest.mark.slow
 def test_no_permission(site, job, one_more_case):
     assert site.run(job).returncode == 0
     before = site.results()

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-JOBS = ["maps", *(pytest.param(job, marks=pytest.mark.slow) for job in ("conversion", "post-processing", "evaluation"))]
-TIMES = [1, pytest.param(20, marks=pytest.mark.long)]
+JOBS = ("conversion", "maps", "post-processing", "evaluation")
+RUNS = [
+    pytest.param(job, times, marks=mark)
+    for times, mark in ((1, pytest.mark.slow), (20, pytest.mark.long))
+    for job in JOBS
+]
 
 
-@pytest.mark.parametrize("times", TIMES)
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize(("job", "times"), RUNS)
 def test_the_results_are_those_of_an_undisturbed_run(site, job, times):
     started = time.monotonic()
     undisturbed = site.run(job)

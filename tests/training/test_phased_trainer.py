@@ -160,7 +160,7 @@ def test_one_checkpoint_is_written_at_the_end_of_each_phase_but_the_last(make):
     assert [done for done, name in saved if name == "checkpoint_latest.pth"] == [2, 3, 4, 6]
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 4])
+@pytest.mark.parametrize("stop_at", [pytest.param(1, marks=pytest.mark.slow), 2, 4])
 def test_continued_in_the_phase_in_which_it_was_stopped(make, stop_at, monkeypatch):
     with pytest.raises(Stopped):
         run(make(Phased), stop_at=stop_at)

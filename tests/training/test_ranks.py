@@ -24,7 +24,7 @@ def one_of(number: int, ranks: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_share_the_first_one_s_list_also_when_there_is_less_than_one_item_each(ranks, tmp_path):
     line = [sys.executable, __file__]
     processes = [
