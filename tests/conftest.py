@@ -12,7 +12,7 @@ import pytest
 pytest_plugins = ["fixtures.commands", "fixtures.scans", "fixtures.trainers", "fixtures.trees"]
 
 ROOT = Path(__file__).parent.parent
-LONGEST = ("test_end_to_end", "test_features", "test_airway_trainer", "test_phased_trainer")
+LONGEST = ("test_end_to_end", "test_features", "test_phased_trainer")
 
 
 @pytest.fixture(scope="session")

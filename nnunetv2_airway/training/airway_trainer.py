@@ -93,11 +93,7 @@ class AirwayTrainer(PhasedTrainer):
         size = self.batch_size
         if self.device.type == "cpu":
             size = min(size, max(1, CPU_VOXELS // math.prod(self.configuration_manager.patch_size)))
-        self.micro_batches = MicroBatches(self._bare_network, size)
-
-    @property
-    def _bare_network(self) -> nn.Module:
-        return self.network.module if self.is_ddp else self.network
+        self.micro_batches = MicroBatches(self.bare_network, size)
 
     def configure_optimizers(self):
         """AdamW or SGD, by default at a constant learning rate (Tang 2022, section 2.1)."""
@@ -117,7 +113,7 @@ class AirwayTrainer(PhasedTrainer):
 
     def set_deep_supervision_enabled(self, enabled: bool):
         """Let the network return the logits of all outputs, or the prediction alone."""
-        network = self._bare_network
+        network = self.bare_network
         if isinstance(network, OptimizedModule):
             network = network._orig_mod
         type(self).network.switch_deep_supervision(network.body, enabled)
@@ -151,11 +147,11 @@ class AirwayTrainer(PhasedTrainer):
             f"batches of {self.configuration_manager.batch_size} patches, {self.micro_batches.size} at a time."
         )
         if self.device.type == "cpu":
-            precision = "bfloat16" if self._bare_network.cpu_bfloat16 else "float32"
+            precision = "bfloat16" if self.bare_network.cpu_bfloat16 else "float32"
             self.print_to_log_file(f"The CPU computes in {precision} ({FLOAT32_VARIABLE}=1 asks for float32).")
         if self.is_ddp:
             shape = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
-            rehearse(self._bare_network, self.micro_batches, shape, self.device)
+            rehearse(self.bare_network, self.micro_batches, shape, self.device)
 
     def train_step(self, batch: dict) -> dict:
         """Train on one batch; where it does not fit into the device's memory, halve the micro-batch and try again."""

@@ -15,6 +15,7 @@ import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 from tqdm import tqdm
 
 from nnunetv2_airway.io.files import alone_in, atomic_path
@@ -110,6 +111,11 @@ class PhasedTrainer(nnUNetTrainer):
         """The maps that are carried through augmentation, in this order; the same in all phases."""
         needed = schedule.needed_maps(self.phases, self.validation_sampling)
         return known_maps({*needed, "centerline"} if self.monitors_tree else needed)
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without DDP around it."""
+        return self.network.module if self.is_ddp else self.network
 
     @property
     def _log_of_epochs(self) -> dict[str, list]:

@@ -118,8 +118,7 @@ def _predictor(trainer: nnUNetTrainer) -> nnUNetPredictor:
         allow_tqdm=False,
     )
     predictor.manual_initialization(
-        # without DDP around it, whose forward pass waits for ranks that may have no case
-        trainer.network.module if trainer.is_ddp else trainer.network,
+        trainer.bare_network,  # DDP's forward pass would wait for ranks that may have no case
         trainer.plans_manager,
         trainer.configuration_manager,
         None,
