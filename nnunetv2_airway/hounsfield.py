@@ -23,9 +23,12 @@ NEEDED = (
 )
 
 SHIFTED = (
-    "A CT seems not to be in Hounsfield units: a whole patch has no value below 0. Its segmentation cannot be trusted. "
-    "CTs stored from 0 to 4095 need their rescale intercept, mostly -1024, added before nnUNetv2_predict."
+    "A CT seems not to be in Hounsfield units: a whole patch of it lies between {least:.0f} and {most:.0f}. Its "
+    "segmentation cannot be trusted. CTs stored from 0 to 4095 need their rescale intercept, mostly -1024, added "
+    "before nnUNetv2_predict."
 )
+LUNG_HU = -300
+"""What lies below it is air or lung: a patch that has some is in Hounsfield units, and with it the whole CT."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,41 @@ class HounsfieldScale:
         )
 
 
-def looks_shifted(ct: torch.Tensor) -> bool:
-    """Whether a patch holds a CT stored from 0 on: nothing below 0 and something above 300.
+class PredictedCase:
+    """What this process knows of the CT that it predicts: whether its unit has been settled, by a patch or a warning.
 
-    In Hounsfield units only bone without a trace of noise would look so; fat, air and noise lie below 0.
+    nnU-Net predicts one CT after the other, and calls the network's ``eval`` before each.
     """
-    return bool(ct.min() >= 0) and bool(ct.max() > 300)
+
+    settled = False
+
+    @classmethod
+    def see(cls, ct: torch.Tensor) -> None:
+        """Warn if a patch holds a CT stored from 0 on: nothing below 0 and something above 300.
+
+        In Hounsfield units only bone without a trace of noise would look so; fat, air and noise lie below 0.
+        """
+        if cls.settled:
+            return
+        least, most = (float(value) for value in torch.aminmax(ct))
+        shifted = least >= 0 and most > 300
+        if shifted:
+            warnings.warn(SHIFTED.format(least=least, most=most), stacklevel=2)
+        cls.settled = shifted or least < LUNG_HU
+
+
+@torch.library.custom_op("nnunetv2_airway::seen", mutates_args=())
+def seen(ct: torch.Tensor) -> torch.Tensor:
+    """Let ``PredictedCase`` see a patch, also where the network is compiled: to torch.compile this is one operation.
+
+    A copy is returned, so that the operation is not left out as one without effect.
+    """
+    PredictedCase.see(ct)
+    return ct.clone()
+
+
+seen.register_fake(torch.empty_like)
+seen.register_autograd(lambda ctx, gradient: gradient)
 
 
 class HounsfieldInput(nn.Module):
@@ -137,11 +169,17 @@ class HounsfieldInput(nn.Module):
         self.register_buffer("factor", torch.tensor(factors).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("offset", torch.tensor(offsets).view(1, -1, 1, 1, 1), persistent=False)
 
+    def train(self, mode: bool = True) -> "HounsfieldInput":
+        """Set the mode; the next CT is another one."""
+        PredictedCase.settled = False
+        return super().train(mode)
+
     def forward(self, ct: torch.Tensor) -> torch.Tensor:
         """Map a CT (N, 1, Z, Y, X) in stored intensities to (N, windows, Z, Y, X) in [0, 1], at least in float32.
 
-        In prediction it warns, once, of a CT that is not in Hounsfield units; training data are checked at the start.
+        In prediction it warns, once for each CT, of one that is not in Hounsfield units; training data are checked at
+        the start.
         """
-        if not self.training and not torch.compiler.is_compiling() and self.keeps_hu and looks_shifted(ct):
-            warnings.warn(SHIFTED, stacklevel=2)
+        if not self.training and self.keeps_hu:
+            ct = seen(ct)
         return (ct.to(torch.promote_types(ct.dtype, self.factor.dtype)) * self.factor + self.offset).clamp(0, 1)

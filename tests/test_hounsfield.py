@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+from torch import nn
 
-from nnunetv2_airway.hounsfield import WINDOWS, HounsfieldInput, HounsfieldScale, looks_shifted
+from nnunetv2_airway.hounsfield import WINDOWS, HounsfieldInput, HounsfieldScale
 
 PROPERTIES = {"0": {"mean": -823.6, "std": 161.9, "percentile_00_5": -1020.0, "percentile_99_5": -429.0}}
 
@@ -77,8 +78,21 @@ def test_unknown_windows_are_refused():
         HounsfieldInput("zheng")
 
 
+def warned(network: nn.Module, ct: torch.Tensor) -> list[str]:
+    """What is said of a CT in units of its own when a network sees it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        network(ct)
+    return [str(one.message) for one in caught if "Hounsfield" in str(one.message)]
+
+
+def noise(least: int, most: int) -> torch.Tensor:
+    ct = torch.linspace(least, most, 512)
+    return ct[torch.randperm(512)].view(1, 1, 4, 16, 8)
+
+
 @pytest.mark.parametrize(
-    ("offset", "training", "scale", "warned"),
+    ("offset", "training", "scale", "said"),
     [
         (1024, False, HounsfieldScale(), True),
         (0, False, HounsfieldScale(), False),
@@ -86,14 +100,37 @@ def test_unknown_windows_are_refused():
         (1024, False, HounsfieldScale(161.9, -823.6, (-1020, -429)), False),
     ],
 )
-def test_prediction_warns_of_a_ct_stored_from_zero_on(offset, training, scale, warned):
+def test_prediction_warns_of_a_ct_stored_from_zero_on(offset, training, scale, said):
     layer = HounsfieldInput(("original",), scale).train(training)
-    ct = torch.randint(-1024, 600, (1, 1, 8, 16, 8)).float() + offset
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        layer(ct)
-    assert [str(w.message)[:30] for w in caught] == ["A CT seems not to be in Hounsf"] * warned
+    assert bool(warned(layer, noise(-1024, 600) + offset)) == said
+
+
+@pytest.mark.parametrize("backend", [None, "eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_each_ct_is_warned_of_once_whether_compiled_or_not(backend):
+    torch.compiler.reset()
+    network = HounsfieldInput(("original",))
+    if backend:
+        network = torch.compile(network, backend=backend, fullgraph=True)
+    said = []
+    for windows in (
+        ((0, 200), (3, 1500), (0, 1500)),
+        ((7, 900), (7, 900)),
+        ((-950, 300), (0, 900)),
+        ((-20, 50), (2, 800)),
+    ):
+        network.eval()  # as nnU-Net does before each CT
+        with torch.no_grad():
+            said.append([bool(warned(network, noise(*window))) for window in windows])
+    assert said == [[False, True, False], [True, False], [False, False], [False, True]]
+    network.eval()
+    assert "between 3 and 1500" in warned(network, noise(3, 1500))[0]
+
+
+def test_gradients_pass_through_the_first_layer():
+    ct = noise(-600, 100).requires_grad_()
+    HounsfieldInput(("tang",)).eval()(ct).sum().backward()
+    torch.testing.assert_close(ct.grad, torch.full_like(ct, 1 / 750))
 
 
 def test_the_zeros_around_a_lung_box_are_no_reason_to_warn():
-    assert not looks_shifted(torch.zeros(1, 1, 8, 8, 8))
+    assert not warned(HounsfieldInput(("original",)).eval(), torch.zeros(1, 1, 8, 8, 8))
