@@ -17,7 +17,7 @@ from torch._dynamo import OptimizedModule
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE, AirwayNetwork
 from nnunetv2_airway.hounsfield import HounsfieldInput, HounsfieldScale
 from nnunetv2_airway.training.augmentation import augment_in_range, rotate_only
-from nnunetv2_airway.training.micro_batch import MicroBatches, fresh_after_out_of_memory, rehearse
+from nnunetv2_airway.training.micro_batch import MicroBatches, fresh_after_out_of_memory, is_out_of_memory, rehearse
 from nnunetv2_airway.training.networks import WINGSNET, Network
 from nnunetv2_airway.training.phased_trainer import PhasedTrainer
 from nnunetv2_airway.training.plans import check_air, fit_patches
@@ -48,6 +48,7 @@ class AirwayTrainer(PhasedTrainer):
     """Rotate every patch within this angle, in degrees, and augment in no other way; None is nnU-Net's augmentation."""
 
     micro_batches: MicroBatches | None = None  # -> initialize
+    rehearsed_phase: int | None = None  # -> on_epoch_start
 
     def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
         """Refuse plans of other data than airways in HU; patch and batch size become the recipe's."""
@@ -140,7 +141,7 @@ class AirwayTrainer(PhasedTrainer):
         self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = batches
 
     def on_train_start(self):
-        """Start as nnU-Net does; DDP ranks then agree on a micro-batch that fits all of them."""
+        """Start as nnU-Net does, and say how a batch is worked through."""
         super().on_train_start()
         self.print_to_log_file(
             f"An epoch has {self.num_iterations_per_epoch} training and {self.num_val_iterations_per_epoch} validation "
@@ -149,16 +150,25 @@ class AirwayTrainer(PhasedTrainer):
         if self.device.type == "cpu":
             precision = "bfloat16" if self.bare_network.cpu_bfloat16 else "float32"
             self.print_to_log_file(f"The CPU computes in {precision} ({FLOAT32_VARIABLE}=1 asks for float32).")
-        if self.is_ddp:
-            shape = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
-            rehearse(self.bare_network, self.micro_batches, shape, self.device)
+
+    def on_epoch_start(self):
+        """Start as nnU-Net does; in a new phase DDP ranks agree on a micro-batch that fits all of them."""
+        super().on_epoch_start()
+        if self.is_ddp and self.phase_index != self.rehearsed_phase:
+            self.rehearsed_phase = self.phase_index
+            self.network.train()
+            batch, loss = next(self.dataloader_train), self._build_loss()
+            rehearse(self.bare_network, self.micro_batches, batch, loss, self.device)
+            self.print_to_log_file(f"{self.micro_batches.size} patch(es) at a time fit into the memory of all GPUs.")
 
     def train_step(self, batch: dict) -> dict:
         """Train on one batch; where it does not fit into the device's memory, halve the micro-batch and try again."""
         while True:
             try:
                 return super().train_step(batch)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.is_ddp or not self.micro_batches.halve():
                     raise RuntimeError(
                         f"the GPU's memory does not hold {self.micro_batches.size} patch(es) of "

@@ -15,6 +15,8 @@ from nnunetv2.utilities.helpers import empty_cache
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from nnunetv2_airway.losses.supervision import SupervisionLoss
+
 Output = torch.Tensor | list[torch.Tensor]
 
 
@@ -46,32 +48,47 @@ class MicroBatches:
         return True
 
 
-def rehearse(network: nn.Module, micro_batches: MicroBatches, shape: tuple[int, ...], device: torch.device) -> None:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device's memory has ended: PyTorch's error, or that of the driver, of a library or of the compiler."""
+    words = ("out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def rehearse(
+    network: nn.Module,
+    micro_batches: MicroBatches,
+    batch: dict,
+    loss: SupervisionLoss,
+    device: torch.device,
+) -> None:
     """Find, before the first step, a size that fits on every DDP rank; all ranks call this together.
 
     A rank that runs out of memory cannot repeat a step alone while the others wait for its gradients. So each runs
-    forward and backward on zeros, and all that can halve their micro-batch while any fails.
+    forward and backward, and all that can halve their micro-batch while any fails.
 
     Args:
         network: of ``micro_batches``, without ``DistributedDataParallel`` around it: that one's forward pass sends
             buffers, for which the others would wait where one rank has failed.
         micro_batches: what is to be sized.
-        shape: shape of this rank's batch.
+        batch: one of this rank's, as nnU-Net's loaders give it.
+        loss: of the phase; from here on it adds up no sums of ranks, since one that has failed would be waited for.
         device: this rank's device.
 
     Raises:
         RuntimeError: on some rank not even one patch fits; raised on all of them.
     """
+    loss.ddp = False
     while True:
         failed = False
         try:
             with torch.autocast(device.type, enabled=device.type == "cuda"):
-                outputs = network(torch.zeros(shape, device=device))
-                outputs = outputs if isinstance(outputs, list) else [outputs]
-                sum(torch.sigmoid(output.float()).mean() for output in outputs).backward()
-        except torch.OutOfMemoryError:
+                value = loss(network(batch["data"].to(device)), [part.to(device) for part in batch["target"]])
+            value.backward()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             failed = True
-        outputs = None
+        value = None
         network.zero_grad(set_to_none=True)
         empty_cache(device)
         # batches of ranks may differ by a patch: one that cannot halve waits for those that can
@@ -81,7 +98,7 @@ def rehearse(network: nn.Module, micro_batches: MicroBatches, shape: tuple[int, 
         if not failed:
             return
         if not can_halve:
-            raise RuntimeError(f"the GPU's memory does not hold one patch of {tuple(shape[2:])} voxels")
+            raise RuntimeError(f"the GPU's memory does not hold one patch of {tuple(batch['data'].shape[2:])} voxels")
         micro_batches.halve()
 
 

@@ -10,13 +10,14 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
-from nnunetv2_airway.losses.rows import DICE
+from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE, TANG
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB_demo
 from nnunetv2_airway.training import airway_trainer
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 from nnunetv2_airway.training.augmentation import FromAugmentationRange, ToAugmentationRange
-from nnunetv2_airway.training.schedule import RANDOM
+from nnunetv2_airway.training.micro_batch import rehearse
+from nnunetv2_airway.training.schedule import RANDOM, Phase
 
 
 class SmallTrainer(AirwayTrainer):
@@ -106,15 +107,48 @@ def test_memory_that_ends_inside_the_optimizer_is_trained_again_from_a_scaler_th
     assert any(not torch.equal(old, new) for old, new in zip(before, trainer.network.parameters(), strict=True))
 
 
-def test_ddp_ranks_agree_on_a_micro_batch_before_the_first_epoch(make, tmp_path, monkeypatch):
-    trainer, asked = make(SmallTrainer), []
-    monkeypatch.setattr(airway_trainer, "rehearse", lambda *arguments: asked.append(arguments))
+def test_ddp_ranks_agree_on_a_micro_batch_with_the_loss_of_each_phase(make, tmp_path, monkeypatch):
+    class TwoPhases(SmallTrainer):
+        network = ONE_CONVOLUTION
+        phases = (Phase(2, DICE), Phase(1, TANG, (LOCAL_IMBALANCE,)))
+
+    trainer, asked = make(TwoPhases), []
+
+    def record(network, micro_batches, batch, loss, device):
+        asked.append((trainer.current_epoch, loss.loss, network is bare, batch["data"].shape, network.training))
+        rehearse(network, micro_batches, batch, loss, device)
+
+    def out_of_memory(module, inputs):
+        if len(inputs[0]) > 2:
+            raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(airway_trainer, "rehearse", record)
     trainer.initialize()
     bare = trainer.network
+    bare.body.register_forward_pre_hook(out_of_memory)
     with one_rank_of_ddp(tmp_path):
         trainer.is_ddp, trainer.network = True, DistributedDataParallel(bare)
         trainer.on_train_start()
-    assert asked == [(bare, trainer.micro_batches, (4, 1, 24, 32, 32), torch.device("cpu"))]
+        for trainer.current_epoch in range(3):
+            trainer.network.eval()
+            trainer.on_epoch_start()
+    shape = (4, 1, 24, 32, 32)
+    assert asked == [(0, DICE, True, shape, True), (2, TANG, True, shape, True)]
+    assert trainer.micro_batches.size == 2 and "2 patch(es) at a time fit into the memory of all" in logged(trainer)
+    assert trainer.loss.ddp, "the training's loss adds up the sums of all ranks"
+
+
+def test_what_is_no_lack_of_memory_is_not_tried_again(make):
+    trainer = make(SmallTrainer)
+    batch = started(trainer)
+
+    def hook(module, inputs):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    trainer.network.hounsfield.register_forward_pre_hook(hook)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        trainer.train_step(batch)
+    assert trainer.micro_batches.size == 4
 
 
 @contextmanager

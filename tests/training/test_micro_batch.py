@@ -12,7 +12,7 @@ from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.hounsfield import HounsfieldInput
 from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.losses.supervision import SupervisionLoss
-from nnunetv2_airway.training.micro_batch import MicroBatches, fresh_after_out_of_memory, rehearse
+from nnunetv2_airway.training.micro_batch import MicroBatches, fresh_after_out_of_memory, is_out_of_memory, rehearse
 
 
 def network() -> AirwayNetwork:
@@ -86,7 +86,9 @@ def one_rank(rank: int, folder: str) -> None:
         ddp = DistributedDataParallel(net)
         micro = MicroBatches(net, batches[rank])
         try:
-            rehearse(ddp.module, micro, (batches[rank], 1, 8, 16, 8), torch.device("cpu"))
+            ones = torch.ones((batches[rank], 1, 8, 16, 8))
+            loss = SupervisionLoss(DICE, foreground_label=1, ignore_label=None, ddp=True)
+            rehearse(ddp.module, micro, {"data": -500 * ones, "target": [ones]}, loss, torch.device("cpu"))
             assert all(parameter.grad is None for parameter in net.parameters())
             print(micro.size)
         except RuntimeError as error:
@@ -106,6 +108,20 @@ def test_ddp_ranks_find_a_size_before_the_first_step(tmp_path):
             rank.kill()
     for number, (_, _, sizes) in enumerate(BATCHES_LIMITS_SIZES):
         assert all(str(size) in said[rank][number] for rank, size in enumerate(sizes)), said
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("out of resource: shared memory, Required: 262144"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_memory_that_has_ended_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) == expected
 
 
 @pytest.mark.parametrize("failed", ["weight", "bias"])
