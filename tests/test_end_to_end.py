@@ -1,11 +1,7 @@
 """The real commands, one after the other, on a small phantom data set."""
 
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,28 +51,10 @@ def run(command, workspace, extension):
 
 
 @pytest.fixture(scope="module")
-def trained(run, kill_at, extension):
+def trained(run, kill, workspace, extension):
     """One epoch in each phase of the recipe, killed in the third; the output of the last part."""
-    kill_at("Epoch 2", *TRAIN)
+    kill("Epoch 2", *TRAIN, workspace=workspace, nnUNet_extTrainer=str(extension))
     return run(*TRAIN, "--c")
-
-
-@pytest.fixture(scope="module")
-def kill_at(workspace, extension, variables):
-    """Start a command, and kill -9 it and its workers when its output says a word."""
-
-    def kill_at(word, program, *arguments):
-        environment = {**variables(workspace), "nnUNet_extTrainer": str(extension)}
-        line = [str(Path(sys.executable).parent / program), *map(str, arguments)]
-        with subprocess.Popen(
-            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        ) as process:
-            for text in process.stdout:
-                if word in text:
-                    os.killpg(process.pid, signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL, f"ended before it said {word!r}"
-
-    return kill_at
 
 
 @pytest.fixture(scope="module")

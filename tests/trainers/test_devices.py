@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from fixtures.trainers import ONE_CONVOLUTION, drawn_batch, first_epochs
+from fixtures.trainers import ONE_CONVOLUTION, drawn_batch, first_epochs, short_trainer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -85,11 +85,7 @@ def cuda(monkeypatch):
         yield torch.device("cuda", 0)
 
 
-def in_short(name: str) -> type:
-    """A trainer that is shipped, on small patches, with two micro-batches."""
-    shipped = getattr(airway_trainers, name)
-    small = dict(plans_patch_size=(32, 48, 32), plans_batch_size=2)
-    return type(name, (shipped,), small if issubclass(shipped, AirwayTrainer) else {})
+SMALL = dict(plans_patch_size=(32, 48, 32), plans_batch_size=2)
 
 
 def steps(trainer) -> None:
@@ -114,7 +110,7 @@ def steps(trainer) -> None:
     ],
 )
 def test_a_step_leaves_nothing_on_the_cpu(name, make, tiny, cuda, without_pictures):
-    trainer = make(in_short(name), tiny, device="cuda")
+    trainer = make(short_trainer(name, **SMALL), tiny, device="cuda")
     steps(trainer)
     for values in trainer.network.parameters():
         assert values.device == cuda and (values.grad is None or values.grad.device == cuda)
@@ -133,8 +129,7 @@ class WeightOnTheCpu:
 
 
 def test_a_weight_left_on_the_cpu_is_noticed(make, cuda, without_pictures):
-    cls = in_short("nnUNetTrainerWings")
-    cls.network = ONE_CONVOLUTION
+    cls = short_trainer("nnUNetTrainerWings", network=ONE_CONVOLUTION, **SMALL)
     steps(make(cls, device="cuda"))
     cls.phases = (Phase(1, DICE, (WeightOnTheCpu(),)),)
     with pytest.raises(RuntimeError, match=r"devices.* cuda:0.* cpu"):

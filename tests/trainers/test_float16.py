@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures.trainers import drawn_batch, first_epochs
+from fixtures.trainers import drawn_batch, images_of, losses_of_steps, short_trainer
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
 from nnunetv2_airway.losses import rows
 from nnunetv2_airway.losses.supervision import SupervisionLoss
-from nnunetv2_airway.nnunet_ext import airway_trainers
-from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 
 STEPS = 50
 CONVOLUTIONS = ("conv3d", "conv_transpose3d")
@@ -47,25 +45,6 @@ def float16(monkeypatch):
     return turn_on
 
 
-def trained(trainer, scaler: torch.amp.GradScaler | None) -> tuple[np.ndarray, int]:
-    """Train for some steps in each phase; return the losses (phases, steps), and how many steps the scaler skipped."""
-    torch.manual_seed(0)
-    trainer.initialize()
-    trainer.grad_scaler = scaler
-    if isinstance(trainer, AirwayTrainer):
-        trainer.bare_network.body.dropout = 0.0
-    losses, skipped = [], 0
-    for epoch in first_epochs(trainer):
-        trainer.current_epoch = epoch
-        trainer.loss = trainer._build_loss().eval()
-        for step in range(STEPS):
-            scale = scaler and scaler.get_scale()
-            losses.append(trainer.train_step(drawn_batch(trainer, step))["loss"])
-            skipped += bool(scaler) and scaler.get_scale() < scale
-    assert all(values.isfinite().all() for values in trainer.network.parameters())
-    return np.reshape(losses, (-1, STEPS)), skipped
-
-
 SLOW = ("nnUNetTrainerWingsLIBRoot", "nnUNetTrainerGUL", "nnUNetTrainerInverseWeightedBCE")
 LONG = ("nnUNetTrainerWingsLIB", "nnUNetTrainerWingsGUL", "nnUNetTrainerWingsBranchWeighted")
 
@@ -78,17 +57,17 @@ LONG = ("nnUNetTrainerWingsLIB", "nnUNetTrainerWingsGUL", "nnUNetTrainerWingsBra
     ],
 )
 def test_float16_trains_as_float32_does(name, make, tiny, float16, without_pictures):
-    shipped = getattr(airway_trainers, name)
-    small = dict(plans_patch_size=(24, 32, 16), plans_batch_size=2)
-    cls = type(name, (shipped,), small if issubclass(shipped, AirwayTrainer) else {})
+    cls = short_trainer(name, plans_patch_size=(24, 32, 16), plans_batch_size=2)
 
-    def smaller(plans, dataset):
+    def change(plans, dataset):
         tiny(plans, dataset)
-        plans["configurations"]["3d_fullres"]["patch_size"] = [24, 32, 32]
+        images_of(24, 32, 32)(plans, dataset)
 
-    expected, _ = trained(make(cls, smaller), None)
+    expected, _ = losses_of_steps(make(cls, change), STEPS)
     float16()
-    losses, skipped = trained(make(cls, smaller), torch.amp.GradScaler("cpu"))
+    trainer = make(cls, change)
+    trainer.grad_scaler = torch.amp.GradScaler("cpu")
+    losses, skipped = losses_of_steps(trainer, STEPS)
     assert np.isfinite(losses).all() and skipped <= STEPS // 10, f"the scaler skipped {skipped} steps"
     assert np.abs(losses / expected - 1).max() < 0.02
     assert (expected[:, -1] < expected[:, 0]).any(), "nothing was learned"
@@ -104,12 +83,7 @@ def spike(ct: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(64, 48, 32), pytest.param((128, 128, 128), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("change", [torch.clone, spike])
 def test_no_feature_or_logit_overflows(size, change, make, float16):
-    cls = type("Large", (airway_trainers.nnUNetTrainerWings,), dict(plans_patch_size=size, plans_batch_size=1))
-
-    def larger(plans, dataset):
-        plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = list(size)
-
-    trainer = make(cls, larger)
+    trainer = make(short_trainer("nnUNetTrainerWings", plans_patch_size=size, plans_batch_size=1), images_of(*size))
     trainer.initialize()
     float16()
     largest = {}
