@@ -1,6 +1,7 @@
 """Rows of networks: training steps and sliding-window prediction."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -22,43 +23,36 @@ PLAIN = "plain WingsNet"
 PAPER_BATCH, PAPER_PATCH = 32, 128
 
 
-def rows(device: str) -> Iterator[Row]:
-    """List the rows of a device."""
-    if device == "cuda":
-        yield from _on_gpu()
+def rows(device: str, *, short: bool = False) -> Iterator[Row]:
+    """List the rows of a device; ``short`` leaves out those that say little more, and repeats the others less."""
+    if device == "cpu":
+        found = _on_cpu((64,) if short else (64, 96), prediction=not short)
     else:
-        yield from _on_cpu()
+        found = _on_gpu(box=(128, 256, 256) if short else (320, 320, 384))
+    yield from (replace(row, repeats=min(row.repeats, 2)) if short else row for row in found)
 
 
-def _on_cpu() -> Iterator[Row]:
-    for size in (64, 96):
+def _on_cpu(sizes: tuple[int, ...], *, prediction: bool) -> Iterator[Row]:
+    precisions = [precision for precision in ("bfloat16", "float32") if precision == "float32" or cpu_has_bfloat16()]
+    for size in sizes:
         shape = (1, 2, size, size, size)
-        for precision, reach in (("bfloat16", 2.6), ("float32", 1.25)):
-            if precision == "bfloat16" and not cpu_has_bfloat16():
-                continue
+        for precision in precisions:
             name = f"training step, {size}^3, {precision}"
             arguments = {"ours": (WingsNet, shape, precision), "theirs": (PlainWingsNet, shape, "float32")}
             timed = {key: partial(_timed_step, *values) for key, values in arguments.items()}
             memory = {key: partial(peak_memory, training_step, *values) for key, values in arguments.items()}
+            reach = {"bfloat16": 2.6, "float32": 1.25}[precision]
             yield Row(name, f"{PLAIN}, float32", f">= {reach}", **timed)
             yield Row(f"{name}, memory", f"{PLAIN}, float32", "<= 0.7", **memory, repeats=3, unit="GiB")
-    for precision, reach in (("bfloat16", 0.45), ("float32", 0.95)):
-        if precision == "float32" or cpu_has_bfloat16():
-            yield _prediction("cpu", (128, 128, 256), (128, 128, 128), precision, f"<= {reach}")
+    for precision in precisions if prediction else ():
+        reach = {"bfloat16": 0.45, "float32": 0.95}[precision]
+        yield _prediction("cpu", (128, 128, 256), (128, 128, 128), precision, f"<= {reach}")
 
 
-def _on_gpu() -> Iterator[Row]:
-    for compiled in (False, True):
-        batch = _largest_batch(compiled)
-        shape = (batch, 2, *(PAPER_PATCH,) * 3)
-        name = f"training step, {batch} x {PAPER_PATCH}^3, autocast" + (", compiled" if compiled else "")
-        arguments = {key: (network, shape, "float16", "cuda", compiled)
-                     for key, network in (("ours", WingsNet), ("theirs", PlainWingsNet))}  # fmt: skip
-        timed = {key: partial(_timed_step, *values) for key, values in arguments.items()}
-        memory = {key: partial(peak_memory, training_step, *values, device="cuda") for key, values in arguments.items()}
-        yield Row(name, PLAIN, ">= 1.5", **timed)
-        yield Row(f"{name}, memory", PLAIN, "<= 0.6", **memory, repeats=1, unit="GiB")
-    yield _prediction("cuda", (320, 320, 384), (128, 128, 128), "float16", "<= 0.7")
+def _on_gpu(box: tuple[int, int, int]) -> Iterator[Row]:
+    batch = _largest_batch()
+    yield from _steps_on_gpu(batch, compiled=False)
+    yield _prediction("cuda", box, (128, 128, 128), "float16", "<= 0.7")
     shape = (PAPER_BATCH, 2, *(PAPER_PATCH,) * 3)
     yield Row(
         f"training step, {PAPER_BATCH} x {PAPER_PATCH}^3, one patch at a time, memory",
@@ -69,6 +63,18 @@ def _on_gpu() -> Iterator[Row]:
         repeats=1,
         unit="GiB",
     )
+    yield from _steps_on_gpu(max(1, batch // 2), compiled=True)  # last, since a compiler takes minutes
+
+
+def _steps_on_gpu(batch: int, *, compiled: bool) -> Iterator[Row]:
+    shape = (batch, 2, *(PAPER_PATCH,) * 3)
+    name = f"training step, {batch} x {PAPER_PATCH}^3, autocast" + (", compiled" if compiled else "")
+    networks = {"ours": WingsNet, "theirs": PlainWingsNet}
+    arguments = {key: (network, shape, "float16", "cuda", compiled) for key, network in networks.items()}
+    timed = {key: partial(_timed_step, *values) for key, values in arguments.items()}
+    memory = {key: partial(peak_memory, training_step, *values, device="cuda") for key, values in arguments.items()}
+    yield Row(name, PLAIN, ">= 1.5", **timed)
+    yield Row(f"{name}, memory", PLAIN, "<= 0.6", **memory, repeats=1, unit="GiB")
 
 
 def training_step(
@@ -115,12 +121,12 @@ def _timed_step(network, shape, precision, device="cpu", compiled=False) -> Call
     return seconds(training_step(network, shape, precision, device, compiled), device)
 
 
-def _largest_batch(compiled: bool) -> int:
+def _largest_batch() -> int:
     """Find the largest power of two up to the paper's batch with which the plain network can be trained."""
     batch = PAPER_BATCH
     while batch > 1:
         try:
-            training_step(PlainWingsNet, (batch, 2, *(PAPER_PATCH,) * 3), "float16", "cuda", compiled)()
+            training_step(PlainWingsNet, (batch, 2, *(PAPER_PATCH,) * 3), "float16", "cuda")()
             break
         except torch.OutOfMemoryError:
             batch //= 2

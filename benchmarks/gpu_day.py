@@ -1,0 +1,298 @@
+"""Make the most of a GPU that is there for minutes: tests, measurements and a short training, within a time limit.
+
+``PYTHONPATH=. python benchmarks/gpu_day.py -o FOLDER`` needs nnU-Net and pytest, but not that anything of this
+repository is installed. Each part runs in processes of its own, has its share of the time that is left, and fails
+alone; what it has done until then counts. ``gpu.md``, ``gpu.json`` and a log for each part are in the folder, and are
+written anew after each part. ``-device cpu`` rehearses it all in small.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from measure import machine, table
+
+from nnunetv2_airway import cli
+from nnunetv2_airway.discovery import FOLDER, VARIABLE
+from nnunetv2_airway.io.files import write_json, write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+DATASET = 597
+TRAINER = "nnUNetTrainerWingsLIBRoot:initial_lr=0.001"
+"""The one that the README recommends, at the learning rate of short trainings."""
+TESTS = ("steps", "memory", "nccl", "commands", "compiled")
+"""Files of ``tests/gpu``, the quickest first, the one for which a compiler takes minutes last."""
+NAME = re.compile(r"^tests/gpu/(\S+::\S+)")
+RESULT = re.compile(r"\b(PASSED|FAILED|SKIPPED|ERROR)\b.*\[ *\d+%\]")
+SAID = re.compile(r"^(?:memory of|limit |float16:|bfloat16:).*")
+GRACE = 10
+"""Seconds for a part's processes to end, and for the report."""
+
+
+@dataclass
+class Part:
+    """A part: its command lines, the share of the remaining time that it may take, and what came of it.
+
+    Args:
+        name: of its log.
+        weight: its share against those of the parts after it.
+        lines: commands, one after the other, as far as they succeed.
+        most: seconds that it never exceeds.
+    """
+
+    name: str
+    weight: float
+    lines: list[list[str]]
+    most: float = float("inf")
+    seconds: float = 0.0
+    ended: str = "not begun"
+    found: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done on a device."""
+
+    shape: tuple[int, int, int]
+    cases: int
+    patch: int
+    batch: int
+    epochs: int
+
+
+SIZES = {
+    "cuda": Size((160, 144, 160), cases=8, patch=96, batch=4, epochs=12),
+    "cpu": Size((56, 64, 56), cases=4, patch=32, batch=2, epochs=3),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="for results and logs")
+    parser.add_argument("-minutes", type=float, default=8.5, metavar="M", help="for all of it (default: %(default)s)")
+    parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("-parts", nargs="+", choices=("tests", "rows", "training"), help="default: all")
+    return parser
+
+
+def main() -> None:
+    """Run as a command."""
+    args = build_parser().parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("PyTorch sees no GPU; -device cpu rehearses this on the CPU")
+    args.o.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder, end_on_signals():
+        work = Path(folder)
+        parts = [part for part in the_parts(args, work) if not args.parts or part.name in args.parts]
+        environment = prepare_environment(work, args.device)
+        end = time.monotonic() + 60 * args.minutes - GRACE
+        for index, part in enumerate(parts):
+            share = part.weight / sum(later.weight for later in parts[index:])
+            run_part(part, min(part.most, share * (end - time.monotonic())), args.o / f"{part.name}.log", environment)
+            part.found = READ[part.name](args.o / f"{part.name}.log", work)
+            write_report(args.o, parts, args.device)
+            print(f"{part.name}: {part.ended} after {part.seconds:.0f} s", flush=True)
+        keep_pictures(work, args.o)
+    print(f"{args.o / 'gpu.md'}, gpu.json, {', '.join(f'{part.name}.log' for part in parts)}")
+    sys.exit(0 if all(part.ended == "ended" for part in parts) else 1)
+
+
+@contextmanager
+def end_on_signals() -> Iterator[None]:
+    """Let a limit from outside end this as an exception does, so that no part goes on alone."""
+
+    def end(number: int, frame) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def the_parts(args: argparse.Namespace, work: Path) -> list[Part]:
+    """List the parts."""
+    size = SIZES[args.device]
+    python = [sys.executable, "-u"]
+    files = [str(ROOT / "tests" / "gpu" / f"test_{name}.py") for name in TESTS]
+    pytest = ["-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-m", "gpu"]
+    phantoms = f"-d {DATASET} -n {size.cases} -n_test 2 -np {os.cpu_count()} --smallest 1.1 --noise 20 --shape"
+    minutes = 0.15 * args.minutes if args.device == "cuda" else 0.5
+    budget = f"-minutes {minutes:.2f} -epochs {size.epochs} -batch {size.batch} -patch".split()
+    study = [str(ROOT / "benchmarks" / "study.py"), "-d", str(DATASET), "-trainers", TRAINER, "-device", args.device]
+    return [
+        Part("tests", 4, [[*python, *pytest, "-o", "addopts=--import-mode=importlib", *files]]),
+        Part("rows", 3, [[*python, str(ROOT / "benchmarks" / "run.py"), "-device", args.device, "--short",
+                          "-o", str(work / "rows")]], most=240),
+        Part("training", 4, [
+            ["nnUNetv2_airway_phantom", *phantoms.split(), *map(str, size.shape)],
+            ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "3d_fullres", "--verify_dataset_integrity"],
+            [*python, *study, *budget, *[str(size.patch)] * 3, "-o", str(work / "study")],
+        ]),
+    ]  # fmt: skip
+
+
+def prepare_environment(work: Path, device: str) -> dict[str, str]:
+    """Make folders for nnU-Net, and console commands that need no installation; return the variables."""
+    commands = work / "bin"
+    commands.mkdir()
+    places = {point.name: (point.module, point.attr) for point in entry_points(group="console_scripts")
+              if point.name.startswith("nnUNetv2_")}  # fmt: skip
+    own = Path(cli.__file__).parent.glob("*.py")
+    for file in (file for file in own if "def main(" in file.read_text(encoding="utf-8")):
+        places[f"nnUNetv2_airway_{file.stem}"] = (f"nnunetv2_airway.cli.{file.stem}", "main")
+    for name, (module, function) in places.items():
+        lines = f"#!{sys.executable}\nfrom {module} import {function}\nif __name__ == '__main__':\n    {function}()\n"
+        (commands / name).write_text(lines, encoding="utf-8")
+        (commands / name).chmod(0o755)
+    folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    rehearsal = {"NNUNETV2_AIRWAY_TEST_DEVICE": "cpu", "nnUNet_n_proc_DA": "2"} if device == "cpu" else {}
+    return {
+        **os.environ,
+        **folders,
+        **rehearsal,
+        "nnUNet_compile": "f",  # what is compiled says so
+        VARIABLE: FOLDER,
+        "PATH": os.pathsep.join((str(commands), os.environ["PATH"])),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+    }
+
+
+def run_part(part: Part, limit: float, log: Path, environment: Mapping[str, str]) -> None:
+    """Run a part's commands for so many seconds at most, with their output in a log."""
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as target:
+        for line in part.lines:
+            left = limit - (time.monotonic() - started)
+            target.write(f"$ {' '.join(line)}\n")
+            target.flush()
+            part.ended = _run(line, left, target, environment)
+            if part.ended != "ended":
+                break
+        target.write(f"{part.name}: {part.ended}\n")
+    part.seconds = time.monotonic() - started
+
+
+def _run(line: list[str], limit: float, target, environment: Mapping[str, str]) -> str:
+    if limit <= 0:
+        return "out of time"
+    process = subprocess.Popen(
+        line, cwd=ROOT, env=environment, stdout=target, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        code = process.wait(limit)
+        return "ended" if code == 0 else f"exit code {code}"
+    except subprocess.TimeoutExpired:
+        return "out of time"
+    finally:
+        with_children(process)
+
+
+def with_children(process: subprocess.Popen) -> None:
+    """End a command and all that it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        process.wait()
+
+
+def read_tests(log: Path, work: Path) -> dict:
+    """Read how each test ended, and what tests have measured."""
+    results, said, name = {}, [], ""
+    for line in _lines(log):
+        if begun := NAME.match(line):
+            name = begun[1]
+            results[name] = "not ended"
+        if result := RESULT.search(line):  # on a line of its own where the test has said something
+            results[name] = result[1].lower()
+        if words := SAID.match(line):
+            said.append(words[0])
+    return {"results": results, "said": said}
+
+
+def read_rows(log: Path, work: Path) -> dict:
+    """Read the rows that were measured until the end or the limit."""
+    return {"table": [line for line in _lines(log) if line.startswith("| ")]}
+
+
+def read_training(log: Path, work: Path) -> dict:
+    """Read the figures of the held-out cases, and of the epochs where it did not come so far."""
+    figures = work / "study" / "study.md"
+    logs = sorted((work / "study").rglob("training_log_*.txt"))
+    words = ("Phase ", "train_loss", "Pseudo", "Epoch time", "Hard regions:", "An epoch has", "Out of memory")
+    epochs = [line for file in logs for line in file.read_text().splitlines() if any(word in line for word in words)]
+    return {"table": figures.read_text(encoding="utf-8") if figures.exists() else "", "epochs": epochs}
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+READ = {"tests": read_tests, "rows": read_rows, "training": read_training}
+
+
+def write_report(folder: Path, parts: list[Part], device: str) -> None:
+    """Write ``gpu.md`` and ``gpu.json``."""
+    where = f"{date.today()}, {machine(device)}"
+    write_json(folder / "gpu.json", {"machine": where, "parts": [_record(part) for part in parts]})
+    sections = [f"# Measured on a GPU\n\n{where}\n" if device == "cuda" else f"# Rehearsed on a CPU\n\n{where}\n"]
+    for part in parts:
+        sections.append(f"## {part.name.capitalize()}\n\n{part.ended}, {part.seconds:.0f} s\n")
+        sections += [text for text in SECTION[part.name](part.found) if text] if part.found else []
+    write_text(folder / "gpu.md", "\n".join(sections))
+
+
+def _record(part: Part) -> dict:
+    return {"name": part.name, "ended": part.ended, "seconds": round(part.seconds, 1), **part.found}
+
+
+def _tests_in_words(found: dict) -> list[str]:
+    results = found["results"]
+    counts = {
+        word: list(results.values()).count(word) for word in ("passed", "failed", "error", "skipped", "not ended")
+    }
+    summary = ", ".join(f"{number} {word}" for word, number in counts.items() if number)
+    wrong = [f"- {result}: `{name}`\n" for name, result in results.items() if result in ("failed", "error")]
+    return [f"{summary or 'no test ended'}\n", "".join(wrong), "".join(f"- {line}\n" for line in found["said"])]
+
+
+def _rows_in_words(found: dict) -> list[str]:
+    return ["\n".join((*table([]).splitlines(), *found["table"])) + "\n"]
+
+
+def _training_in_words(found: dict) -> list[str]:
+    epochs = "\n".join(("```", *found["epochs"], "```\n")) if found["epochs"] else ""
+    return [found["table"], epochs]
+
+
+SECTION = {"tests": _tests_in_words, "rows": _rows_in_words, "training": _training_in_words}
+
+
+def keep_pictures(work: Path, folder: Path) -> None:
+    """Keep the pictures of the training and of its held-out cases."""
+    for name in ("study.png", "progress_airway.png"):
+        for file in sorted((work / "study").rglob(name))[:1]:
+            shutil.copy(file, folder / name)
+
+
+if __name__ == "__main__":
+    main()
