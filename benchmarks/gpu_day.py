@@ -239,7 +239,7 @@ def read_training(log: Path, work: Path) -> dict:
     figures = work / "study" / "study.md"
     logs = sorted((work / "study").rglob("training_log_*.txt"))
     words = ("Phase ", "train_loss", "Pseudo", "Epoch time", "Hard regions:", "An epoch has", "Out of memory")
-    epochs = [line for file in logs for line in file.read_text().splitlines() if any(word in line for word in words)]
+    epochs = [line.strip() for file in logs for line in _lines(file) if any(word in line for word in words)]
     return {"table": figures.read_text(encoding="utf-8") if figures.exists() else "", "epochs": epochs}
 
 

@@ -97,7 +97,10 @@ def test_the_loss_sees_the_weights_of_full_resolution_at_each_lower_one(make, ti
     assert loss(outputs, [*labels, closeness]).item() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize(
+    "partition",
+    [name if name in ("wings", "decoder") else pytest.param(name, marks=pytest.mark.slow) for name in PARTITIONS],
+)
 def test_every_partition_by_one_argument(make, partition):
     class Partition(nnUNetTrainerWings):
         plans_patch_size = (24, 32, 32)
