@@ -1,7 +1,7 @@
 """Make the most of a GPU that is there for minutes: tests, measurements and a short training, within a time limit.
 
-``PYTHONPATH=. python benchmarks/gpu_day.py -o FOLDER`` needs nnU-Net and pytest, but not that anything of this
-repository is installed. Each part runs in processes of its own, has its share of the time that is left, and fails
+``PYTHONPATH=. python benchmarks/gpu_day.py -o FOLDER`` needs what the package depends on and pytest, but not that the
+package is installed. Each part runs in processes of its own, has its share of the time that is left, and fails
 alone; what it has done until then counts. ``gpu.md``, ``gpu.json`` and a log for each part are in the folder, and are
 written anew after each part. ``-device cpu`` rehearses it all in small.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import entry_points
@@ -33,13 +33,13 @@ ROOT = Path(__file__).resolve().parent.parent
 DATASET = 597
 TRAINER = "nnUNetTrainerWingsLIBRoot:initial_lr=0.001"
 """The one that the README recommends, at the learning rate of short trainings."""
-TESTS = ("steps", "memory", "nccl", "commands", "compiled")
-"""Files of ``tests/gpu``, the quickest first, the one for which a compiler takes minutes last."""
+TESTS = {"tests": ("steps", "memory", "nccl", "commands"), "compiled": ("compiled",)}
+"""Files of ``tests/gpu`` by part, the quickest first; a compiler takes minutes."""
 NAME = re.compile(r"^tests/gpu/(\S+::\S+)")
 RESULT = re.compile(r"\b(PASSED|FAILED|SKIPPED|ERROR)\b.*\[ *\d+%\]")
 SAID = re.compile(r"^(?:memory of|limit |float16:|bfloat16:).*")
 GRACE = 10
-"""Seconds for a part's processes to end, and for the report."""
+"""Seconds for a part to end when it is asked to; tests then say why they have failed."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="for results and logs")
     parser.add_argument("-minutes", type=float, default=8.5, metavar="M", help="for all of it (default: %(default)s)")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("-parts", nargs="+", choices=("tests", "rows", "training"), help="default: all")
+    parser.add_argument("-parts", nargs="+", choices=("tests", "compiled", "rows", "training"), help="default: all")
     return parser
 
 
@@ -99,7 +99,7 @@ def main() -> None:
         work = Path(folder)
         parts = [part for part in the_parts(args, work) if not args.parts or part.name in args.parts]
         environment = prepare_environment(work, args.device)
-        end = time.monotonic() + 60 * args.minutes - GRACE
+        end = time.monotonic() + 60 * args.minutes - GRACE * len(parts)
         for index, part in enumerate(parts):
             share = part.weight / sum(later.weight for later in parts[index:])
             run_part(part, min(part.most, share * (end - time.monotonic())), args.o / f"{part.name}.log", environment)
@@ -129,14 +129,16 @@ def the_parts(args: argparse.Namespace, work: Path) -> list[Part]:
     """List the parts."""
     size = SIZES[args.device]
     python = [sys.executable, "-u"]
-    files = [str(ROOT / "tests" / "gpu" / f"test_{name}.py") for name in TESTS]
-    pytest = ["-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-m", "gpu"]
+    options = "-v -rfE --tb=short -p no:cacheprovider -m gpu -o addopts=--import-mode=importlib"
+    pytest = [*python, "-m", "pytest", *options.split()]
+    tests = {part: [str(ROOT / "tests" / "gpu" / f"test_{name}.py") for name in names] for part, names in TESTS.items()}
     phantoms = f"-d {DATASET} -n {size.cases} -n_test 2 -np {os.cpu_count()} --smallest 1.1 --noise 20 --shape"
     minutes = 0.15 * args.minutes if args.device == "cuda" else 0.5
     budget = f"-minutes {minutes:.2f} -epochs {size.epochs} -batch {size.batch} -patch".split()
     study = [str(ROOT / "benchmarks" / "study.py"), "-d", str(DATASET), "-trainers", TRAINER, "-device", args.device]
     return [
-        Part("tests", 4, [[*python, *pytest, "-o", "addopts=--import-mode=importlib", *files]]),
+        Part("tests", 4, [[*pytest, *tests["tests"]]]),
+        Part("compiled", 2, [[*pytest, *tests["compiled"]]]),
         Part("rows", 3, [[*python, str(ROOT / "benchmarks" / "run.py"), "-device", args.device, "--short",
                           "-o", str(work / "rows")]], most=240),
         Part("training", 4, [
@@ -193,26 +195,29 @@ def run_part(part: Part, limit: float, log: Path, environment: Mapping[str, str]
 def _run(line: list[str], limit: float, target, environment: Mapping[str, str]) -> str:
     if limit <= 0:
         return "out of time"
-    process = subprocess.Popen(
-        line, cwd=ROOT, env=environment, stdout=target, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    try:
+        process = subprocess.Popen(
+            line, cwd=ROOT, env=environment, stdout=target, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        return str(error)
     try:
         code = process.wait(limit)
         return "ended" if code == 0 else f"exit code {code}"
     except subprocess.TimeoutExpired:
+        end_with_children(process, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
         return "out of time"
     finally:
-        with_children(process)
-
-
-def with_children(process: subprocess.Popen) -> None:
-    """End a command and all that it has started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    finally:
+        end_with_children(process, signal.SIGKILL)
         process.wait()
+
+
+def end_with_children(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a command and to what it has started in its session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def read_tests(log: Path, work: Path) -> dict:
@@ -247,7 +252,7 @@ def _lines(log: Path) -> list[str]:
     return log.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
-READ = {"tests": read_tests, "rows": read_rows, "training": read_training}
+READ = {"tests": read_tests, "compiled": read_tests, "rows": read_rows, "training": read_training}
 
 
 def write_report(folder: Path, parts: list[Part], device: str) -> None:
@@ -271,7 +276,7 @@ def _tests_in_words(found: dict) -> list[str]:
         word: list(results.values()).count(word) for word in ("passed", "failed", "error", "skipped", "not ended")
     }
     summary = ", ".join(f"{number} {word}" for word, number in counts.items() if number)
-    wrong = [f"- {result}: `{name}`\n" for name, result in results.items() if result in ("failed", "error")]
+    wrong = [f"- {result}: `{name}`\n" for name, result in results.items() if result not in ("passed", "skipped")]
     return [f"{summary or 'no test ended'}\n", "".join(wrong), "".join(f"- {line}\n" for line in found["said"])]
 
 
@@ -284,7 +289,12 @@ def _training_in_words(found: dict) -> list[str]:
     return [found["table"], epochs]
 
 
-SECTION = {"tests": _tests_in_words, "rows": _rows_in_words, "training": _training_in_words}
+SECTION = {
+    "tests": _tests_in_words,
+    "compiled": _tests_in_words,
+    "rows": _rows_in_words,
+    "training": _training_in_words,
+}
 
 
 def keep_pictures(work: Path, folder: Path) -> None:

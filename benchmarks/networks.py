@@ -122,14 +122,18 @@ def _timed_step(network, shape, precision, device="cpu", compiled=False) -> Call
 
 
 def _largest_batch() -> int:
-    """Find the largest power of two up to the paper's batch with which the plain network can be trained."""
+    """Find the largest power of two up to the paper's batch with which both networks can be trained side by side."""
     batch = PAPER_BATCH
     while batch > 1:
+        shape = (batch, 2, *(PAPER_PATCH,) * 3)
         try:
-            training_step(PlainWingsNet, (batch, 2, *(PAPER_PATCH,) * 3), "float16", "cuda")()
+            steps = [training_step(network, shape, "float16", "cuda") for network in (PlainWingsNet, WingsNet)]
+            for step in steps:
+                step()
             break
-        except torch.OutOfMemoryError:
+        except RuntimeError:  # of many kinds where there is no memory
             batch //= 2
+        steps = None
         torch.cuda.empty_cache()
     torch.cuda.empty_cache()
     return batch

@@ -123,8 +123,9 @@ class PredictedCase:
             return
         least, most = (float(value) for value in torch.aminmax(ct))
         shifted = least >= 0 and most > 300
-        if shifted:
-            warnings.warn(SHIFTED.format(least=least, most=most), stacklevel=2)
+        if shifted:  # with a registry of its own, since Python shows the same words of the same line once only
+            words = SHIFTED.format(least=least, most=most)
+            warnings.warn_explicit(words, UserWarning, "nnunetv2_airway", lineno=0, registry={})
         cls.settled = shifted or least < LUNG_HU
 
 

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 import growth
+import networks
 import numpy as np
 import pytest
 import run
@@ -57,6 +58,20 @@ def test_a_training_step_trains(network):
     before = model.ec1.conv1.weight.clone()
     step()
     assert not torch.equal(before, model.ec1.conv1.weight)
+
+
+def test_the_rows_of_a_gpu_can_be_listed(monkeypatch):
+    monkeypatch.setattr(networks, "_largest_batch", lambda: 4)
+    listed = [(row.what, row.repeats) for row in networks.rows("cuda", short=True)]
+    assert [name for name, _ in listed] == [
+        "training step, 4 x 128^3, autocast",
+        "training step, 4 x 128^3, autocast, memory",
+        "prediction of a box of 128 x 256 x 256, patch 128^3, float16",
+        "training step, 32 x 128^3, one patch at a time, memory",
+        "training step, 2 x 128^3, autocast, compiled",
+        "training step, 2 x 128^3, autocast, compiled, memory",
+    ]
+    assert max(repeats for _, repeats in listed) == 2
 
 
 def test_prediction_is_that_of_the_network():

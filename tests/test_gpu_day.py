@@ -39,7 +39,7 @@ def alive(process: int) -> bool:
 def begin(monkeypatch, tmp_path):
     """The function that runs the command on parts; returns its exit code and what it wrote."""
 
-    def run(*parts: Part, minutes: float = 0.25) -> tuple[int, dict, str]:
+    def run(*parts: Part, minutes: float = 0.75) -> tuple[int, dict, str]:
         monkeypatch.setattr(gpu_day, "the_parts", lambda args, work: list(parts))
         monkeypatch.setattr(gpu_day, "READ", {part.name: gpu_day.read_rows for part in parts})
         monkeypatch.setattr(gpu_day, "SECTION", {part.name: gpu_day._rows_in_words for part in parts})
@@ -70,11 +70,36 @@ def test_a_part_that_fails_or_hangs_costs_the_others_nothing(begin, tmp_path):
     assert "never" not in page and "# Rehearsed on a CPU" in page
 
 
+TWO_TESTS = """
+import time
+
+def test_fails():
+    assert "the cause" == ""
+
+def test_hangs():
+    time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+def test_a_test_says_why_it_failed_although_another_one_hangs(tmp_path):
+    (tmp_path / "test_two.py").write_text(TWO_TESTS)
+    part = Part("tests", 1, [[sys.executable, "-m", "pytest", "-v", "-n0", "--rootdir", str(tmp_path), str(tmp_path)]])
+    gpu_day.run_part(part, 20, tmp_path / "tests.log", dict(os.environ))
+    assert part.ended == "out of time" and "assert 'the cause' == ''" in (tmp_path / "tests.log").read_text()
+
+
+def test_a_command_that_cannot_start_fails_alone(tmp_path):
+    part = Part("tests", 1, [["no_such_command"]])
+    gpu_day.run_part(part, 6, tmp_path / "tests.log", dict(os.environ))
+    assert "no_such_command" in part.ended
+
+
 def test_time_that_a_part_leaves_goes_to_those_after_it(begin, monkeypatch):
     given = []
     monkeypatch.setattr(gpu_day, "run_part", lambda part, limit, log, environment: (given.append(limit), log.touch()))
     begin(Part("a", 1, []), Part("b", 1, [], most=30), Part("c", 3, []), minutes=10)
-    assert given == pytest.approx([590 / 5, 30, 590], abs=3)
+    assert given == pytest.approx([570 / 5, 30, 570], abs=3)
 
 
 def test_how_each_test_ended_is_read_from_the_log(tmp_path):
@@ -84,6 +109,7 @@ def test_how_each_test_ended_is_read_from_the_log(tmp_path):
     assert found["said"] == ["float16: 2 of 150 steps skipped, losses at most 0.41% from float32's"]
     words = "\n".join(gpu_day._tests_in_words(found))
     assert "2 passed, 1 failed, 1 skipped, 1 not ended" in words and "- failed: `test_memory.py::test_c`" in words
+    assert "- not ended: `test_compiled.py::test_e`" in words
 
 
 def test_the_commands_need_no_installation(tmp_path):
@@ -91,10 +117,14 @@ def test_the_commands_need_no_installation(tmp_path):
     made = {file.name for file in (tmp_path / "bin").iterdir()}
     assert made == {point.name for point in entry_points(group="console_scripts") if point.name.startswith("nnUNetv2_")}
     assert environment["PATH"].startswith(f"{tmp_path / 'bin'}{os.pathsep}")
+    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(Path(__file__).parents[1])
+    assert environment["nnUNet_extTrainer"].endswith("nnunet_ext") and environment["nnUNet_compile"] == "f"
     said = subprocess.run(["nnUNetv2_airway_postprocess", "-h"], env=environment, capture_output=True, text=True)
     assert said.returncode == 0 and "nnUNetv2_airway_postprocess" in said.stdout, said.stderr
 
 
 def test_all_files_of_the_gpu_tests_are_run():
     folder = Path(__file__).parent / "gpu"
-    assert sorted(gpu_day.TESTS) == sorted(file.stem.removeprefix("test_") for file in folder.glob("test_*.py"))
+    assert sorted(name for names in gpu_day.TESTS.values() for name in names) == sorted(
+        file.stem.removeprefix("test_") for file in folder.glob("test_*.py")
+    )

@@ -17,6 +17,13 @@ from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_airway.losses.supervision import SupervisionLoss
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm",
+)
 Output = torch.Tensor | list[torch.Tensor]
 
 
@@ -49,9 +56,11 @@ class MicroBatches:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device's memory has ended: PyTorch's error, or that of the driver, of a library or of the compiler."""
-    words = ("out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    """Whether a device's memory has ended: PyTorch's error, or that of the driver, of a library or of the compiler.
+
+    cuDNN finds no algorithm where there is no memory for the workspace of any.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def rehearse(

@@ -9,6 +9,7 @@ from fixtures.trainers import drawn_batch, ready, short_trainer
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_airway.nnunet_ext import airway_trainers
+from nnunetv2_airway.training import ranks
 
 pytestmark = pytest.mark.gpu
 
@@ -26,6 +27,7 @@ def one_rank(gpu, tmp_path, monkeypatch):
     yield begin
     if dist.is_initialized():
         dist.destroy_process_group()
+    ranks._patient_group.cache_clear()
 
 
 def test_one_process_of_ddp_trains_as_a_process_without(gpu, make, one_rank, without_pictures):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("name", airway_trainers.__all__)
 def test_a_trainer_s_losses_are_those_on_the_cpu(name, device, make, tiny, without_pictures, monkeypatch):
     monkeypatch.setenv(FLOAT32_VARIABLE, "1")
-    cls = short_trainer(name, plans_patch_size=(32, 48, 32), plans_batch_size=2)
+    cls = short_trainer(name, plans_patch_size=(24, 32, 16), plans_batch_size=2)
     there, here = (make(cls, tiny, device=where) for where in (device, "cpu"))
     for epoch in first_epochs(ready(here)):
         ready(there, epoch).network.load_state_dict(ready(here, epoch).network.state_dict())
@@ -49,14 +49,13 @@ def losses(precision: str, device: torch.device, make, monkeypatch) -> tuple[np.
     return losses_of_steps(trainer, steps)
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_half_precision_trains_as_float32_does(precision, device, make, without_pictures, monkeypatch, capsys):
-    if device.type == "cpu" and precision == "float16":
-        pytest.skip("float16 on a CPU takes forty times as long; tests/trainers/test_float16.py")
+def test_half_precision_trains_as_float32_does(device, make, without_pictures, monkeypatch, capsys):
     monkeypatch.setenv(FLOAT32_VARIABLE, "1")
     expected, _ = losses("float32", device, make, monkeypatch)
-    found, skipped = losses(precision, device, make, monkeypatch)
-    apart = np.abs(found / expected - 1).max()
-    with capsys.disabled():
-        print(f"\n{precision}: {skipped} of {found.size} steps skipped, losses at most {apart:.2%} from float32's")
-    assert np.isfinite(found).all() and skipped <= found.size // 10 and apart < 0.02
+    # float16 on a CPU takes forty times as long, see tests/trainers/test_float16.py
+    for precision in ("bfloat16",) if device.type == "cpu" else ("float16", "bfloat16"):
+        found, skipped = losses(precision, device, make, monkeypatch)
+        apart = np.abs(found / expected - 1).max()
+        with capsys.disabled():
+            print(f"\n{precision}: {skipped} of {found.size} steps skipped, losses at most {apart:.2%} from float32's")
+        assert np.isfinite(found).all() and skipped <= found.size // 10 and apart < 0.02

@@ -68,13 +68,20 @@ def as_tuple(values):
     return values if isinstance(values, tuple) else (values,)
 
 
+def numpy(values):
+    """Stand in for ``Tensor.numpy``, of which fake tensors have none."""
+    if values.device.type != "cpu":
+        raise TypeError(f"can't convert {values.device} device type tensor to numpy")
+    return np.zeros(values.shape)
+
+
 @pytest.fixture
 def cuda(monkeypatch):
     """Let tensors be made on "cuda"; what asks for their values gets zeros."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setenv("nnUNet_compile", "f")
     monkeypatch.setattr(nn.Module, "to", to)
-    monkeypatch.setattr(torch.Tensor, "numpy", lambda self: np.zeros(self.shape))
+    monkeypatch.setattr(torch.Tensor, "numpy", numpy)
     monkeypatch.setattr(torch.Tensor, "item", lambda self: float(self.device.type == "cpu"))  # AdamW counts steps there
     monkeypatch.setattr(torch.Tensor, "__int__", lambda self: 0)
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: False)
@@ -128,9 +135,24 @@ class WeightOnTheCpu:
         return torch.ones(target.shape)
 
 
-def test_a_weight_left_on_the_cpu_is_noticed(make, cuda, without_pictures):
+@dataclass(frozen=True)
+class WeightInNumpy(WeightOnTheCpu):
+    """Another one."""
+
+    def weigh(self, target, maps, *, sample):
+        return torch.from_numpy(target.numpy()).to(target.device)
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "words"),
+    [
+        (WeightOnTheCpu(), RuntimeError, r"devices.* cuda:0.* cpu"),
+        (WeightInNumpy(), TypeError, "convert cuda:0 device type tensor to numpy"),
+    ],
+)
+def test_what_is_not_on_the_gpu_is_noticed(weight, error, words, make, cuda, without_pictures):
     cls = short_trainer("nnUNetTrainerWings", network=ONE_CONVOLUTION, **SMALL)
     steps(make(cls, device="cuda"))
-    cls.phases = (Phase(1, DICE, (WeightOnTheCpu(),)),)
-    with pytest.raises(RuntimeError, match=r"devices.* cuda:0.* cpu"):
+    cls.phases = (Phase(1, DICE, (weight,)),)
+    with pytest.raises(error, match=words):
         steps(make(cls, device="cuda"))
