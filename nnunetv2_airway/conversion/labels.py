@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.io.errors import UserError
-from nnunetv2_airway.io.images import foreground_values, orientation, read_volume, require_same_geometry
+from nnunetv2_airway.io.images import foreground_values, orientation, read_volume, require_same_geometry, whole_numbers
 from nnunetv2_airway.tree.components import bounding_box, with_neighbours
 
 HEADER_NOISE = 1e-3
@@ -59,7 +59,7 @@ def read_label(
         raise UserError(f"{file}: {error}{advice if image.GetSize() == ct.GetSize() else ''}") from error
     if apart > HEADER_NOISE:
         notes.append(f"header of the label repaired from the CT (voxels lay {apart:.2g} voxels apart)")
-    array = sitk.GetArrayViewFromImage(image)
+    array = whole_numbers(sitk.GetArrayViewFromImage(image))
     found = foreground_values(array)
     listed = ", ".join(f"{value:g}" for value in found)
     if (found < 0).any() or (found != np.round(found)).any():

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import atomic_path
-from nnunetv2_airway.io.images import Grid, foreground_values, list_images, read_volume, write_image
+from nnunetv2_airway.io.images import Grid, foreground_values, list_images, one_file_name, read_volume, write_image
 from nnunetv2_airway.io.parallel import results_and_failures
 from nnunetv2_airway.tree.components import largest_component
 
@@ -61,8 +61,10 @@ class Outcome:
 def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> list[Outcome]:
     """Post-process every segmentation of a folder; geometry, data type and file names stay.
 
+    Where header and voxels are two files, the result is one: .mha of .mhd, .nrrd of .nhdr, .nii.gz of .hdr.
+
     Args:
-        source: folder of segmentations (.nii.gz, .nii, .nrrd, .mha).
+        source: folder of segmentations, of any of ``io.images.ENDINGS``.
         target: another folder; created where it does not exist, files of the same names are replaced.
         processes: files worked on at once.
 
@@ -85,7 +87,7 @@ def _postprocess_file(file: Path, target: Path) -> Outcome:
     image = read_volume(file)
     before = sitk.GetArrayFromImage(image)
     after = keep_airway_tree(before)
-    write_image(Grid.of(image).image(after), target / file.name)
+    write_image(Grid.of(image).image(after), target / one_file_name(file))
     was, is_now = before != 0, after != 0
     volume = float(np.count_nonzero(is_now) * np.prod(image.GetSpacing()) / 1000)
     counts = (np.count_nonzero(voxels) for voxels in (was & is_now, was & ~is_now, is_now & ~was))

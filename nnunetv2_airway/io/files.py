@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -222,6 +223,8 @@ def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence]) -> 
 
 
 def main_line(error: Exception) -> str:
-    """Return the line of an error that says the cause: ITK puts it at the end, after its own file names."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1 if "itk::" in str(error) else 0]
+    """Return in one line what an error says: of ITK's, all behind its own file names and addresses."""
+    text = str(error).strip() or type(error).__name__
+    own = re.split(r"ERROR: (?:\w+\(0x[0-9a-f]+\): )?", text, maxsplit=1)
+    lines = own[1].splitlines() if len(own) == 2 else text.splitlines()[:1]
+    return "; ".join(line.strip() for line in lines if line.strip())

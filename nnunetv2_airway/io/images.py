@@ -10,10 +10,18 @@ import SimpleITK as sitk
 
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import atomic_path, main_line
+from nnunetv2_airway.io.headers import check_axes, check_header
 from nnunetv2_airway.io.whole_images import is_whole
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""Formats of one file a volume."""
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
+"""Formats of volumes; the voxels of .nhdr, .mhd and .hdr are in another file."""
+VOXELS_OF = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
+"""Files beside headers, and what nnU-Net writes beside images, which nobody misses in a list."""
+BESIDE = (*VOXELS_OF, ".json", ".npz", ".pkl")
+BODY = (5.0, 5000.0)
+"""Between these lies the longest side of every CT, in mm."""
+ROUNDING = 1e-3
+"""By which a label may miss a whole number."""
 TOLERANCE = 0.1
 """How far apart the voxels of two images with one geometry may lie, in units of the shortest side of a voxel."""
 
@@ -45,8 +53,22 @@ class Grid:
         return np.asarray(voxels, float)[:, ::-1] * self.spacing @ direction.T + self.origin
 
 
+def ending_of(file: Path) -> str | None:
+    """Return the ending of an image file, in small letters, None for what is no image."""
+    if file.name.startswith("."):
+        return None
+    return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), None)
+
+
+def one_file_name(file: Path) -> str:
+    """Return the name of an image that is written as one file, where its source may be two."""
+    ending = ending_of(file) or file.suffix
+    single = {".mhd": ".mha", ".nhdr": ".nrrd", ".hdr": ".nii.gz"}.get(ending, ending)
+    return file.name[: -len(ending)] + single
+
+
 def list_images(folder: Path) -> dict[str, Path]:
-    """Return the image files of a folder by name without ending, sorted.
+    """Return the image files of a folder by name without ending, sorted; what is left out is printed.
 
     Raises:
         UserError: there is no such folder, no image in it, or two of one name.
@@ -54,31 +76,41 @@ def list_images(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     images: dict[str, Path] = {}
+    left_out = []
     for file in sorted(folder.iterdir()):
-        ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
-        if ending is None or file.name.startswith(".") or not file.is_file():
+        ending = ending_of(file)
+        if ending is None or not file.is_file():
+            if not file.name.startswith(".") and not file.name.lower().endswith(BESIDE):
+                left_out.append(file.name)
             continue
-        case = file.name.removesuffix(ending)
+        case = file.name[: -len(ending)]
         if case in images:
             raise UserError(f"{folder} holds {images[case].name} and {file.name}: one file a case is needed")
         images[case] = file
     if not images:
         raise UserError(f"no images ({', '.join(ENDINGS)}) found in {folder}")
+    if left_out:
+        print(f"{folder}: left out, since they are no images: {', '.join(left_out)}")
     return images
 
 
 def read_volume(file: Path) -> sitk.Image:
-    """Read an image with three axes and one value a voxel.
+    """Read an image with three axes and one value a voxel: all commands read through here.
 
     Raises:
-        UserError: it cannot be read, or is something else; the file is named.
+        UserError: it cannot be read, is something else, its header contradicts itself, its axes are not perpendicular,
+            it is not of the size of a body, or has voxels that are no numbers; the file is named.
     """
+    ending = ending_of(file) or file.suffix
     if file.name.endswith(".nii.gz") and (other := file.with_suffix("")).is_file():
         raise UserError(f"cannot read {file}: ITK would take the voxels of {other}; move one of them away")
     if not is_whole(file):  # first: ITK takes memory for whatever a damaged header asks for
         raise UserError(f"cannot read {file}: it ends early or is damaged; copy or make it again")
+    if file.is_file():
+        check_header(file)
     try:
-        image = sitk.ReadImage(str(file))
+        # ITK knows MetaImages by endings in small letters only
+        image = sitk.ReadImage(str(file), imageIO="MetaImageIO" if ending in (".mha", ".mhd") else "")
     except RuntimeError as error:
         raise UserError(f"cannot read {file}: {main_line(error)}") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -86,6 +118,13 @@ def read_volume(file: Path) -> sitk.Image:
             f"{file} must be one 3-D volume, got {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} values a voxel"
         )
+    check_axes(image, file)
+    longest = max(side * step for side, step in zip(image.GetSize(), image.GetSpacing(), strict=True))
+    if not BODY[0] < longest < BODY[1]:
+        raise UserError(f"{file} is {longest:.4g} mm long: its spacing is not in mm, or wrong; mend its header")
+    array = sitk.GetArrayViewFromImage(image)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{file} has voxels that are no numbers: replace them, in a CT by -1024, and try again")
     return image
 
 
@@ -104,7 +143,7 @@ def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
             these; the file is named.
     """
     image = read_volume(file)
-    array = sitk.GetArrayViewFromImage(image)
+    array = whole_numbers(sitk.GetArrayViewFromImage(image))
     if airway is None:
         values = foreground_values(array)
         if len(values) > 1:
@@ -126,6 +165,14 @@ def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
                 f"{file} holds none of the labels {sorted(airway)}, but {values}; -l names those of both folders"
             )
     return Grid.of(image).image(mask.astype(np.uint8))
+
+
+def whole_numbers(array: np.ndarray) -> np.ndarray:
+    """Round labels that are whole numbers but for rounding, as those that a header scales; others stay as they are."""
+    if array.dtype.kind != "f":
+        return array
+    rounded = np.rint(array)
+    return rounded if np.allclose(array, rounded, rtol=ROUNDING, atol=ROUNDING) else array
 
 
 def foreground_values(array: np.ndarray, *, max_values: int = 5) -> np.ndarray:

@@ -4,6 +4,7 @@ Of a NIfTI file that was copied in part, and of damaged compressed voxels, ITK m
 takes memory for whatever a damaged header asks for.
 """
 
+import glob
 import math
 import os
 import re
@@ -19,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 GZIP = b"\x1f\x8b"
 """First bytes of a gzip stream."""
-ELSEWHERE = rb"^(data ?file:|encoding: *(?! |raw|gz)|BinaryData *= *False|ElementDataFile *= *(LIST|.*%))"
+ELSEWHERE = rb"^(data ?file: *(LIST|.*%)|encoding: *(?! |raw|gz)|BinaryData *= *False|ElementDataFile *= *(LIST|.*%))"
 """In a header: the voxels are in other files, or in another form than bytes or packed bytes; ITK sees to these."""
 
 
@@ -30,12 +31,23 @@ def is_whole(file: Path) -> bool:
     which says so.
     """
     try:
-        if file.name.endswith((".nii", ".nii.gz")):
+        if file.name.lower().endswith((".nii", ".nii.gz")):
             return _nifti_is_whole(file)
+        if file.name.lower().endswith(".hdr"):
+            return _pair_is_whole(file)
         return _has_its_voxels(file)
     except (EOFError, zlib.error):
         return False
-    except (FileNotFoundError, IsADirectoryError, RuntimeError, HeaderDataError, ValueError, OverflowError):
+    except (
+        FileNotFoundError,
+        IsADirectoryError,
+        RuntimeError,
+        HeaderDataError,
+        KeyError,
+        ValueError,
+        OverflowError,
+        StopIteration,
+    ):
         return True
 
 
@@ -49,6 +61,12 @@ def _nifti_is_whole(file: Path) -> bool:
         wanted = _nifti_bytes(head)
         there = len(head) + sum(map(len, parts)) if packed else os.fstat(content.fileno()).st_size
     return there >= wanted
+
+
+def _pair_is_whole(header: Path) -> bool:
+    """Whether the .img beside a .hdr has all its voxels."""
+    voxels = next(file for file in header.parent.glob(f"{glob.escape(header.stem)}.*") if file.suffix.lower() == ".img")
+    return voxels.stat().st_size >= _nifti_bytes(header.read_bytes()[:540])
 
 
 def _nifti_bytes(head: bytes) -> int:
@@ -66,11 +84,15 @@ def _has_its_voxels(file: Path) -> bool:
     """Whether an NRRD or MetaImage file has all its voxels; if compressed, they also have to fit their checksum."""
     with file.open("rb") as content:
         head = content.read(2**16)
-        end = re.search(rb"\r?\n\r?\n|^ElementDataFile *= *(.*?) *\r?\n", head, re.MULTILINE)
-        if not end or re.search(ELSEWHERE, header := head[: end.end()], re.MULTILINE | re.IGNORECASE):
+        end = re.search(rb"\r?\n\r?\n|^(?:ElementDataFile *=|data ?file:) *(.*?) *\r?\n", head, re.MULTILINE)
+        if not end:
+            return True
+        apart = end[1] not in (None, b"LOCAL")
+        header = head if apart else head[: end.end()]
+        if re.search(ELSEWHERE, header, re.MULTILINE | re.IGNORECASE):
             return True
         content.seek(end.end())
-        with content if end[1] in (None, b"LOCAL") else Path(file.parent, os.fsdecode(end[1])).open("rb") as voxels:
+        with content if not apart else Path(file.parent, os.fsdecode(end[1])).open("rb") as voxels:
             if re.search(rb"^(encoding: *gz|CompressedData *= *True)", header, re.MULTILINE | re.IGNORECASE):
                 there = sum(map(len, _unpacked(voxels)))
             else:

@@ -174,7 +174,11 @@ def test_a_lock_of_another_user(tmp_path, monkeypatch):
     ("text", "line"),
     [
         ("[enforce fail] . unexpected pos 576\nframe #0: c10", "[enforce fail] . unexpected pos 576"),
-        ("Exception thrown in SimpleITK\n/a/b.cxx:90:\nitk::ERROR: no space", "itk::ERROR: no space"),
+        ("Exception thrown in SimpleITK R: /a/b.cxx:90:\nitk::ERROR: no space", "no space"),
+        (
+            "Exception thrown in SimpleITK R: /b.cxx:77:\nITK ERROR: Image(0x56): Zero-valued spacing.\nRefusing it\n",
+            "Zero-valued spacing.; Refusing it",
+        ),
         ("", "RuntimeError"),
     ],
 )

@@ -33,7 +33,7 @@ def test_images_are_listed_by_name_without_ending(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.nii").mkdir()
     assert {case: file.name for case, file in list_images(tmp_path).items()} == {
-        "a.b": "a.b.nrrd", "b": "b.nii.gz", "c": "c.mha"
+        "a.b": "a.b.nrrd", "b": "b.nii.gz", "c": "c.mha", "d": "d.mhd"
     }  # fmt: skip
     (tmp_path / "b.nrrd").touch()
     with pytest.raises(ValueError, match=r"b\.nii\.gz and b\.nrrd: one file a case"):

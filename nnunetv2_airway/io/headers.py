@@ -1,0 +1,168 @@
+"""Headers that ITK repairs in silence: spacing, units and axes that contradict themselves, voxels that are no numbers.
+
+ITK takes the spacing of a NIfTI file from one of three places, straightens axes, makes 0 of voxels that are no numbers,
+and turns an axis whose spacing is negative. Nobody knows then which of two spacings the figures in mm come from.
+"""
+
+import gzip
+import os
+import re
+import warnings
+from contextlib import suppress
+from itertools import combinations
+from pathlib import Path
+from typing import IO
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from nibabel.spatialimages import HeaderDataError
+
+from nnunetv2_airway.io.errors import UserError
+
+GZIP = b"\x1f\x8b"
+"""First bytes of a gzip stream."""
+SAME_SPACING = 0.01
+"""Two spacings differ by more than rounding where one exceeds the other by this share."""
+SAME_PLACE = 0.1
+"""Two geometries differ where a voxel lies farther apart than this, in units of the shortest side of a voxel."""
+PERPENDICULAR = 0.1
+"""Degrees by which axes may miss a right angle, from rounding."""
+VOXELS = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *(.+?) *\r?$", re.MULTILINE | re.IGNORECASE)
+"""In a header: the file with the voxels."""
+SPACING = re.compile(rb"^(?:ElementSpacing *=|spacings:)(.*)$", re.MULTILINE | re.IGNORECASE)
+BLOCK = 2**22
+
+
+def check_header(file: Path) -> None:
+    """Check what a file says of its geometry, before ITK has read it.
+
+    A header that is not understood here is left to ITK, which says so.
+
+    Raises:
+        UserError: a spacing is not a positive number, two spacings contradict each other, axes are not perpendicular,
+            or voxels are no numbers.
+    """
+    with file.open("rb") as content:
+        head = content.read(2**14)
+    if nifti := _nifti(file):
+        with suppress(HeaderDataError, KeyError):  # a type of voxels that is not known
+            _check_nifti(file, nifti)
+    elif head.startswith((b"NRRD", b"ObjectType", b"NDims", b"Comment")):
+        if found := SPACING.search(head):
+            _require_spacing(file, found[0].decode(errors="replace").strip(), _numbers(found[1]))
+        if found := VOXELS.search(head):
+            _require_voxels(file, os.fsdecode(found[1]))
+
+
+def check_axes(image: sitk.Image, file: Path) -> None:
+    """Check that the axes of an image are perpendicular.
+
+    Raises:
+        UserError: two are not.
+    """
+    _require_perpendicular(file, np.array(image.GetDirection()).reshape(3, 3))
+
+
+def _nifti(file: Path) -> nibabel.Nifti1Header | None:
+    with _opened(file) as content:
+        try:
+            head = content.read(540)
+            if len(head) < 348:
+                return None
+            second = 540 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
+            kind, size = (nibabel.Nifti2Header, 540) if second else (nibabel.Nifti1Header, 348)
+            header = kind(head[:size].ljust(size, b"\0"), check=False)
+            return header if header["magic"].item()[:2] in (b"n+", b"ni") else None
+        except (HeaderDataError, ValueError, EOFError, OSError):
+            return None
+
+
+def _check_nifti(file: Path, header: nibabel.Nifti1Header) -> None:
+    if len(header.get_data_shape()) < 3:
+        return  # no volume, as its reader says
+    spacing = header["pixdim"][1:4].astype(float)
+    _require_spacing(file, f"pixdim {_listed(spacing)}", spacing)
+    forms = {}
+    for name in ("sform", "qform"):
+        with suppress(HeaderDataError, ValueError):  # ITK makes do with less than a quaternion
+            if header[f"{name}_code"] > 0:
+                forms[name] = getattr(header, f"get_{name}")()
+    for name, form in forms.items():
+        own = np.linalg.norm(form[:3, :3], axis=0)
+        if not np.allclose(own, spacing, rtol=SAME_SPACING):
+            raise UserError(
+                f"{file} contradicts itself: its {name} has voxels of {_listed(own)} mm, pixdim {_listed(spacing)}. "
+                f"Find out which is right and write it into both, with nibabel: image.header.set_zooms(...) or "
+                f"image.set_{name}(...)"
+            )
+        _require_perpendicular(file, form[:3, :3] / own)
+    if len(forms) == 2:
+        corners = np.array(np.meshgrid(*([0, side - 1] for side in header.get_data_shape()[:3]))).reshape(3, -1)
+        first, second = (form[:3, :3] @ corners + form[:3, 3:] for form in forms.values())
+        apart = np.linalg.norm(first - second, axis=0).max()
+        if apart > SAME_PLACE * spacing.min():
+            warnings.warn(
+                f"{file}: sform and qform lie up to {apart:.3g} mm apart; tools that read the one or the other will "
+                f"not agree where the voxels are",
+                stacklevel=2,
+            )
+    if header.get_data_dtype().kind == "f":
+        _require_numbers(file, header)
+
+
+def _require_numbers(file: Path, header: nibabel.Nifti1Header) -> None:
+    """Look at the voxels themselves, since ITK reads 0 where there is no number."""
+    pair = file.with_suffix(".img") if header["magic"].item()[:2] == b"ni" else file
+    if not pair.is_file():
+        return  # ITK knows other names of it
+    with _opened(pair) as content:
+        content.read(0 if pair != file else header.get_data_offset())
+        while block := content.read(BLOCK):
+            kind = header.get_data_dtype()
+            values = np.frombuffer(block[: len(block) // kind.itemsize * kind.itemsize], kind)
+            if not np.isfinite(values).all():
+                raise UserError(f"{file} has voxels that are no numbers: replace them, in a CT by -1024, and try again")
+
+
+def _require_voxels(file: Path, name: str) -> None:
+    several = name.split()[0] in ("LIST", "LOCAL") or "%" in name
+    if not several and not (voxels := Path(file.parent, name)).is_file():
+        raise UserError(
+            f"cannot read {file}: its voxels should be in {voxels}, which is not there. Copy it there too; if it was "
+            f"renamed, write its new name into {file.name}"
+        )
+
+
+def _require_spacing(file: Path, words: str, spacing: np.ndarray) -> None:
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise UserError(f"{file} needs a positive spacing along each axis, its header says {words}: mend it")
+
+
+def _require_perpendicular(file: Path, axes: np.ndarray) -> None:
+    for one, other in combinations(range(3), 2):
+        angle = np.degrees(np.arccos(np.clip(axes[:, one] @ axes[:, other], -1, 1)))
+        if abs(angle - 90) > PERPENDICULAR:
+            names = "xyz"
+            raise UserError(
+                f"{file} has axes that are not perpendicular: {names[one]} and {names[other]} meet at {angle:.2f} "
+                f"degrees. Resample it to a grid of right angles, or convert the original images again"
+            )
+
+
+def _opened(file: Path) -> IO[bytes]:
+    content = file.open("rb")
+    packed = content.read(2) == GZIP  # ITK goes by this, not by the name
+    content.seek(0)
+    return gzip.open(content) if packed else content
+
+
+def _numbers(text: bytes) -> np.ndarray:
+    try:
+        return np.array([float(number) for number in text.split()])
+    except ValueError:
+        return np.array([np.nan])
+
+
+def _listed(values: np.ndarray) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)
