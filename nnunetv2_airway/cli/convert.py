@@ -188,7 +188,7 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
     conversion = convert_cases(
         cases,
         destination,
-        partial(_options, args, scales),
+        partial(_options, args, scales, layout and layout.lost_scale),
         left_out=layout.left_out if layout else {},
         description=f"Airways in chest CT, converted from {layout.files if layout else ', '.join(map(str, sources))}",
         licence=layout.licence if layout else "",
@@ -244,7 +244,9 @@ def _scales(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
     return scales
 
 
-def _options(args: argparse.Namespace, scales: dict[str, tuple[float, float]], case: str):
+def _options(
+    args: argparse.Namespace, scales: dict[str, tuple[float, float]], lost: tuple[float, float] | None, case: str
+):
     from nnunetv2_airway.conversion.case import Options
 
     return Options(
@@ -252,6 +254,7 @@ def _options(args: argparse.Namespace, scales: dict[str, tuple[float, float]], c
         margin=args.lung_box,
         ignore_label_header=args.ignore_label_header is not None and case in (args.ignore_label_header or [case]),
         scale=scales.get(case, scales.get("")),
+        lost_scale=lost,
         series=tuple(args.series),
         accept=case in args.accept,
     )

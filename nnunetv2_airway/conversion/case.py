@@ -45,6 +45,7 @@ class Options:
         margin: of the lung box in mm; None keeps the whole CT.
         ignore_label_header: take the CT's geometry for the label.
         scale: slope and intercept of stored values.
+        lost_scale: those that some CTs of the data set have lost.
         series: UIDs of DICOM series, one for each case that has several.
         accept: take the label although it seems to be wrong.
     """
@@ -53,6 +54,7 @@ class Options:
     margin: float | None = MARGIN
     ignore_label_header: bool = False
     scale: tuple[float, float] | None = None
+    lost_scale: tuple[float, float] | None = None
     series: tuple[str, ...] = ()
     accept: bool = False
 
@@ -101,7 +103,7 @@ def convert_case(case: Case, options: Options, target: Target) -> dict:
     stored, grid, notes, patient, series = _read_ct(case, options)
     _require_body_size(case, stored, grid)
     try:
-        hu, done = to_hounsfield(stored, options.scale, case=case.name)
+        hu, done = to_hounsfield(stored, options.scale, lost=options.lost_scale, case=case.name)
     except UserError as error:
         raise UserError(f"{case.ct}: {error}") from error
     del stored

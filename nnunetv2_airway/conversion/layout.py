@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_airway.io.images import ENDINGS
+from nnunetv2_airway.io.images import ending_of
 
-SOURCE_ENDINGS = (*ENDINGS, ".mhd")
-"""Formats of volumes that can be converted, beside DICOM."""
 SUBJECT_BLOCK = 4
 """Neighbouring EXACT'09 cases may be one subject: so many, by number, stay together, and five folds are even."""
 
@@ -50,6 +48,7 @@ class Layout:
         licence: what is known of it.
         left_out: cases that are not converted, and why.
         notice: what whoever trains on it should know.
+        lost_scale: slope and intercept that some of its CTs have lost.
     """
 
     command: str
@@ -60,6 +59,7 @@ class Layout:
     licence: str
     left_out: Mapping[str, str] = field(default_factory=dict)
     notice: str = ""
+    lost_scale: tuple[float, float] | None = None
 
 
 def image_files(folder: Path) -> dict[str, list[Path]]:
@@ -74,8 +74,8 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
 
 def stem(file: Path) -> str | None:
     """Name of a case by that of its image file, None for what is no image."""
-    ending = next((ending for ending in SOURCE_ENDINGS if file.name.lower().endswith(ending)), None)
-    if ending is None or file.name.startswith("."):
+    ending = ending_of(file)
+    if ending is None:
         return None
     return file.name[: -len(ending)].removesuffix("_0000")
 

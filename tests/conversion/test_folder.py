@@ -289,7 +289,7 @@ def test_a_ct_of_impossible_size_is_refused(tmp_path, source, convert, scans, gr
     run, _ = convert
     metres = replace(grid, spacing=tuple(step / 1000 for step in grid.spacing))
     case = Case("a", write(tmp_path / "a.nrrd", scans[0][0], metres), source[0].label)
-    assert "is 0.08 x 0.072 x 0.0768 mm large: its spacing is not in mm" in run([case]).failed["a"]
+    assert "is 0.08 mm long: its spacing is not in mm" in run([case]).failed["a"]
 
 
 def test_a_second_part_of_a_data_set_is_added(source, convert):

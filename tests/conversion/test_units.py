@@ -30,29 +30,53 @@ def scaled(hu: np.ndarray) -> np.ndarray:
     return stored
 
 
+ATM = (1 / 16, -1024.0)
+
+
 def test_scaled_16_bit_volumes_are_recognised_by_their_content(hu):
-    found, notes = to_hounsfield(scaled(hu))
+    found, notes = to_hounsfield(scaled(hu), lost=ATM)
     assert found[3, 4, 5] == 3072  # 3071.94
     rest = np.arange(hu.size) != np.ravel_multi_index((3, 4, 5), hu.shape)
     assert np.array_equal(found.ravel()[rest], hu.ravel()[rest])
-    assert notes == ["scaled 16-bit values, read as stored / 16 - 1024"]
+    assert notes == ["read as 0.0625 * stored + -1024, where air, fat and soft tissue lie as they should"]
+    assert np.array_equal(to_hounsfield(hu, lost=ATM)[0], hu), "a CT in HU is left as it is"
 
 
-def test_other_16_bit_volumes_are_not_scaled(hu):
-    stored = scaled(hu)
-    stored[3, 4, 5] = 50000
-    with pytest.raises(ValueError, match=r"\(uint16\) lie between 0 and 50000; nothing lies below 0"):
-        to_hounsfield(stored)
-    # nor those whose lowest and highest values were stretched to 16 bits
-    stretched = ((hu + 1024.0) / (hu.max() + 1024.0) * 65535).astype(np.uint16)
-    with pytest.raises(ValueError, match=r"in HU -1024 to 3071\.94; only .* as soft tissue does"):
-        to_hounsfield(stretched)
+def test_they_are_scaled_in_no_other_data_set_but_the_advice_is_right(hu):
+    with pytest.raises(ValueError, match=r"\(uint16\).*would lie as they should with --scale 0.0625 -1024 CASE$"):
+        to_hounsfield(scaled(hu))
+
+
+@pytest.mark.parametrize("top", [2500, 2000, 1500, 1000, 602])
+def test_volumes_stretched_to_16_bits_are_refused(hu, top):
+    """Soft tissue of 43 HU would be read as 216 to 1135 HU."""
+    stretched = np.rint((hu.clip(-1024, top) + 1024.0) / (top + 1024.0) * 65535).astype(np.uint16)
+    stretched[0, 0, 0] = 65535
+    for lost in (None, ATM):
+        with pytest.raises(ValueError, match=r"between 0 and 65535; nothing lies below 0") as error:
+            to_hounsfield(stretched, lost=lost)
+        assert "--scale 0.0625" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        ((1.0, 8192.0), r"with --scale 1 -8192 CASE$"),
+        ((1.0, -200.0), r"tissue lies at -?\d+.* HU, fat should be near -100 and soft tissue between 0 and 80"),
+        ((1.16, 0.16 * 1024), r"tissue lies at .* HU, fat should be near -100"),
+        ((0.9, 0.0), r"air lies at -9\d\d HU, it should be near -1000"),
+    ],
+)
+def test_tissue_that_lies_elsewhere_is_noticed(hu, scale, words):
+    slope, intercept = scale
+    with pytest.raises(ValueError, match=words):
+        to_hounsfield(np.rint(hu * slope + intercept).astype(np.int16))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda hu: hu + 1024, r"\(int16\) lie between 0 and \d+; nothing lies.*mostly need --scale 1 -1024 CASE$"),
+        (lambda hu: hu + 1024, r"\(int16\) lie between 0 and \d+; nothing lies.*would lie .* --scale 1 -1024 CASE$"),
         (lambda hu: (hu / 8 + 128).clip(0, 255).astype(np.uint8), r"\(uint8\).*looks like an 8-bit picture"),
         (lambda hu: (hu / 8 + 128).clip(0, 255).astype(np.float32), "looks like an 8-bit picture"),
         (lambda hu: (hu - hu.mean()) / hu.std(), "between -0.9.* and 2.*normalised or windowed"),
@@ -132,7 +156,7 @@ def drawn_ct(voxels: dict[int, int]) -> np.ndarray:
     ("accepted", "refused", "words"),
     [
         ({-601: 20, -600: 1000, 299: 980}, {-601: 19, -600: 1001, 299: 980}, "as air or lung does"),
-        ({-700: 1000, 299: 60, 300: 940}, {-700: 1000, 299: 59, 300: 941}, "as soft tissue does"),
+        ({-1000: 1000, 40: 60, 400: 940}, {-1000: 1000, 40: 59, 400: 941}, "as soft tissue does"),
         (
             {-2000: 100, -1251: 20, -1250: 980, -700: 500, 0: 500},  # the lowest value is padding
             {-2000: 100, -1251: 21, -1250: 979, -700: 500, 0: 500},

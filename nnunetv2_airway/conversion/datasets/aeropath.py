@@ -6,7 +6,8 @@ The lung box is that of the data set's own lung label.
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_airway.conversion.layout import SOURCE_ENDINGS, Case, Layout, subfolders
+from nnunetv2_airway.conversion.layout import Case, Layout, subfolders
+from nnunetv2_airway.io.images import ENDINGS
 
 
 def find_cases(sources: Sequence[Path]) -> list[Case]:
@@ -15,9 +16,7 @@ def find_cases(sources: Sequence[Path]) -> list[Case]:
     for folder in subfolders(sources, r"\d+"):
         name = folder.name
         ct, label, lungs = (
-            next(
-                (file for ending in SOURCE_ENDINGS if (file := folder / f"{name}_CT_HR{part}{ending}").is_file()), None
-            )
+            next((file for ending in ENDINGS if (file := folder / f"{name}_CT_HR{part}{ending}").is_file()), None)
             for part in ("", "_label_airways", "_label_lungs")
         )
         missing = " and ".join(what for what, file in (("CT", ct), ("label of the airways", label)) if file is None)

@@ -1,7 +1,7 @@
 """ATM'22: 300 training CTs with labels, 50 validation CTs without.
 
-Ten CTs of the second batch are unsigned 16-bit values without slope and intercept; they are recognised by their
-content, not by their number.
+Ten CTs of the second batch are unsigned 16-bit values without slope and intercept, 65535 for 3071.94 HU; they are
+recognised by their content, not by their number.
 """
 
 from collections.abc import Sequence
@@ -28,4 +28,5 @@ LAYOUT = Layout(
     left_out={"ATM_164": "excluded by the challenge: its label does not match its CT"},
     notice="20 of ATM'22's training CTs are EXACT'09's and others are LIDC-IDRI's: training on one of these sets and "
     "testing on another tests on training data unless common CTs are taken out.",
+    lost_scale=(1 / 16, -1024.0),
 )

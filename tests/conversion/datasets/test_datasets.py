@@ -78,7 +78,7 @@ def test_atm22(convert, tmp_path, scans, write):
         "ATM_001": "training", "ATM_002": "training", "ATM_003": "failed", "ATM_164": "left out", "ATM_242": "training",
         "ATM_250": "training", "ATM_260": "failed", "ATM_281": "test",
     }  # fmt: skip
-    assert "ATM_242: scaled 16-bit values, read as stored / 16 - 1024" in output
+    assert "ATM_242: read as 0.0625 * stored + -1024" in output
     assert "ATM_250: values down to -3024 HU (padding) raised to -1024" in output
     assert "ATM_164: left out: excluded by the challenge: its label does not match its CT" in output
     assert "ATM_003: FAILED: there is no label of this name" in output
