@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from tqdm import tqdm
 
+from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import alone_in, atomic_path
 from nnunetv2_airway.io.progress import in_words, progress_bar
 from nnunetv2_airway.losses.rows import DICE
@@ -34,6 +36,7 @@ from nnunetv2_airway.training.preparation import prepare_datasets, structure_val
 from nnunetv2_airway.training.sampling.dataset import MappedDataset
 from nnunetv2_airway.training.sampling.loader import PatchLoader
 from nnunetv2_airway.training.schedule import RANDOM, Phase, Sampling
+from nnunetv2_airway.training.splits import check_splits
 from nnunetv2_airway.training.upstream import replaced, save_json
 
 
@@ -173,6 +176,19 @@ class PhasedTrainer(nnUNetTrainer):
         pipeline = super().get_validation_transforms(*args, **kwargs)
         return carry_maps(pipeline, self.map_names, foreground=structure_values(self.label_manager))
 
+    def do_split(self):
+        """Split as nnU-Net does.
+
+        Raises:
+            UserError: ``splits_final.json`` cannot be used, or there are fewer cases than folds.
+        """
+        if self.fold != "all":
+            known = infer_dataset_class(self.preprocessed_dataset_folder).get_identifiers(
+                self.preprocessed_dataset_folder
+            )
+            check_splits(Path(self.preprocessed_dataset_folder_base, "splits_final.json"), self.fold, known)
+        return super().do_split()
+
     def prepare_phase(self) -> None:
         """Bring to disk what the current phase needs, maps and hard regions, and make its data sets.
 
@@ -260,9 +276,20 @@ class PhasedTrainer(nnUNetTrainer):
         return result
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
-        """End the progress bar, then the epoch as nnU-Net does."""
+        """End the progress bar, then the epoch as nnU-Net does.
+
+        Raises:
+            UserError: the loss is not finite, so that nothing more would be learned.
+        """
         self.progress.close()
         super().on_train_epoch_end(train_outputs)
+        loss = self._log_of_epochs["train_losses"][-1]
+        if not math.isfinite(loss):
+            raise UserError(
+                f"training has diverged: the loss of epoch {self.current_epoch} is {loss}. The checkpoints in "
+                f"{self.output_folder} are of earlier epochs and stay. Train again with a lower initial_lr; where the "
+                f"loss was falling before, look for damaged CTs or labels"
+            )
 
     def on_validation_epoch_start(self):
         """Start as nnU-Net does; the loss samples nothing."""

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
+from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 from nnunetv2_airway.training.networks import PLANNED
@@ -42,6 +44,33 @@ def start(make, tiny):
         return trainer
 
     return start
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_checkpoints_before(make, tiny, monkeypatch):
+    trainer = make(Short, tiny)
+    steps = trainer.train_step
+
+    def diverge(batch):
+        return steps(batch) if trainer.current_epoch == 0 else {"loss": np.array(np.nan, np.float32)}
+
+    monkeypatch.setattr(trainer, "train_step", diverge)
+    with pytest.raises(UserError, match=r"diverged: the loss of epoch 1 is nan.*lower initial_lr"):
+        trainer.run_training()
+    best = torch.load(Path(trainer.output_folder, "checkpoint_best.pth"), weights_only=False)
+    assert best["current_epoch"] == 1 and np.isfinite(best["logging"]["train_losses"]).all()
+    assert checkpoints(trainer.output_folder) == ["checkpoint_best.pth"]
+
+
+def test_splits_that_name_no_preprocessed_case_are_refused_before_the_first_epoch(make, tiny):
+    trainer = make(Short, tiny)
+    file = Path(trainer.preprocessed_dataset_folder_base, "splits_final.json")
+    before = file.read_text() if file.exists() else None
+    file.write_text(json.dumps([{"train": ["phantom_000.nii.gz", "phantom_001"], "val": ["phantom_002"]}]))
+    try:
+        with pytest.raises(UserError, match=r"splits_final.json, fold 0, train: .*phantom_000.nii.gz; names have no"):
+            trainer.run_training()
+    finally:
+        file.unlink() if before is None else file.write_text(before)
 
 
 def checkpoints(folder) -> list[str]:
