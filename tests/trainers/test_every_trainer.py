@@ -113,12 +113,12 @@ def test_the_documentation_s_trainers_can_be_built(make):
         assert trainer.num_epochs in (80, 230)
 
 
-REPRESENTATIVES = ("nnUNetTrainerWings", "nnUNetTrainerInverseWeightedBCE")
-"""One on WingsNet, one of the stock network; the others are slow."""
+QUICK = "nnUNetTrainerWings"
+"""Tested each time; the others are slow."""
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.slow) for name in TRAINERS]
+    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAINERS]
 )
 def test_starts_by_name_resumes_and_predicts(name, train, tmp_path, capsys):
     shipped = getattr(airway_trainers, name)

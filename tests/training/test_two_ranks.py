@@ -100,6 +100,7 @@ def step(trainer: TwoRanks, rank: int, ranks: int) -> float:
     return float(trainer.train_step({"data": ct[mine], "target": [label[mine], *maps]})["loss"])
 
 
+@pytest.mark.slow
 def test_two_ranks_mine_the_same_set_share_the_batch_and_wait_for_each_other(workspace, tmp_path, variables):
     environment = {**variables(workspace), "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1", FLOAT32_VARIABLE: "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])  # for the fixtures
