@@ -76,7 +76,6 @@ def compare(one: nn.Module, other: nn.Module, ct: torch.Tensor) -> None:
     [
         ("wings", COMPILER),
         ("planned", COMPILER),
-        ("four_crossed", "aot_eager"),
     ],
 )
 @pytest.mark.slow
