@@ -32,6 +32,9 @@ class nnUNetTrainerLIB_features(nnUNetTrainerLIB):
 """
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def here():
     """monkeypatch for a module."""
@@ -132,7 +135,6 @@ def test_pretrained_weights(trained, run, trainer, monkeypatch):
     assert all(torch.equal(seen[name], weights[name]) for name in kept)
 
 
-@pytest.mark.slow
 def test_fold_all(run, model, trainer):
     output = run(f"nnUNetv2_train 599 3d_fullres all -tr {trainer} -device cpu")
     assert "in 5 training cases were missed" in output and "Validation complete" in output
@@ -186,7 +188,6 @@ def test_several_gpus_need_gpus(run, trainer):
         run(f"nnUNetv2_train 599 3d_fullres 0 -tr {trainer} -device cpu -num_gpus 2")
 
 
-@pytest.mark.slow
 def test_a_region_of_several_labels_beside_an_ignore_label(run, root, trainer):
     """Airways are the labels 1 and 3 together; what has label 4 is not annotated."""
     name = "Dataset598_Regions"
