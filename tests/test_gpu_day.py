@@ -85,7 +85,7 @@ def test_hangs():
 def test_a_test_says_why_it_failed_although_another_one_hangs(tmp_path):
     (tmp_path / "test_two.py").write_text(TWO_TESTS)
     part = Part("tests", 1, [[sys.executable, "-m", "pytest", "-v", "-n0", "--rootdir", str(tmp_path), str(tmp_path)]])
-    gpu_day.run_part(part, 20, tmp_path / "tests.log", dict(os.environ))
+    gpu_day.run_part(part, 12, tmp_path / "tests.log", dict(os.environ))
     assert part.ended == "out of time" and "assert 'the cause' == ''" in (tmp_path / "tests.log").read_text()
 
 

@@ -71,7 +71,7 @@ def test_float16_trains_as_float32_does(name, make, tiny, float16, without_pictu
     losses, skipped = losses_of_steps(trainer, STEPS)
     assert np.isfinite(losses).all() and skipped <= losses.size // 10, f"the scaler skipped {skipped} steps"
     assert np.abs(losses / expected - 1).max() < 0.02
-    assert (expected[:, -1] < expected[:, 0]).any(), "nothing was learned"
+    assert (expected[:, -2:].mean(1) < expected[:, :2].mean(1)).all(), "nothing was learned"
 
 
 def spike(ct: torch.Tensor) -> torch.Tensor:
