@@ -8,26 +8,22 @@ written anew after each part. ``-device cpu`` rehearses it all in small.
 
 import argparse
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from measure import machine, table
+from gpu_day_results import Part, keep_pictures, read, write_report
 
 from nnunetv2_airway import cli
 from nnunetv2_airway.discovery import FOLDER, VARIABLE
-from nnunetv2_airway.io.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = 597
@@ -35,31 +31,8 @@ TRAINER = "nnUNetTrainerWingsLIBRoot:initial_lr=0.001"
 """The one that the README recommends, at the learning rate of short trainings."""
 TESTS = {"tests": ("steps", "memory", "nccl", "commands"), "compiled": ("compiled",)}
 """Files of ``tests/gpu`` by part, the quickest first; a compiler takes minutes."""
-NAME = re.compile(r"^tests/gpu/(\S+::\S+)")
-RESULT = re.compile(r"\b(PASSED|FAILED|SKIPPED|ERROR)\b.*\[ *\d+%\]")
-SAID = re.compile(r"^(?:memory of|limit |float16:|bfloat16:).*")
 GRACE = 10
 """Seconds for a part to end when it is asked to; tests then say why they have failed."""
-
-
-@dataclass
-class Part:
-    """A part: its command lines, the share of the remaining time that it may take, and what came of it.
-
-    Args:
-        name: of its log.
-        weight: its share against those of the parts after it.
-        lines: commands, one after the other, as far as they succeed.
-        most: seconds that it never exceeds.
-    """
-
-    name: str
-    weight: float
-    lines: list[list[str]]
-    most: float = float("inf")
-    seconds: float = 0.0
-    ended: str = "not begun"
-    found: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,7 +76,7 @@ def main() -> None:
         for index, part in enumerate(parts):
             share = part.weight / sum(later.weight for later in parts[index:])
             run_part(part, min(part.most, share * (end - time.monotonic())), args.o / f"{part.name}.log", environment)
-            part.found = READ[part.name](args.o / f"{part.name}.log", work)
+            part.found = read(part.name, args.o / f"{part.name}.log", work)
             write_report(args.o, parts, args.device)
             print(f"{part.name}: {part.ended} after {part.seconds:.0f} s", flush=True)
         keep_pictures(work, args.o)
@@ -218,90 +191,6 @@ def end_with_children(process: subprocess.Popen, number: int) -> None:
     """Send a signal to a command and to what it has started in its session."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def read_tests(log: Path, work: Path) -> dict:
-    """Read how each test ended, and what tests have measured."""
-    results, said, name = {}, [], ""
-    for line in _lines(log):
-        if begun := NAME.match(line):
-            name = begun[1]
-            results[name] = "not ended"
-        if result := RESULT.search(line):  # on a line of its own where the test has said something
-            results[name] = result[1].lower()
-        if words := SAID.match(line):
-            said.append(words[0])
-    return {"results": results, "said": said}
-
-
-def read_rows(log: Path, work: Path) -> dict:
-    """Read the rows that were measured until the end or the limit."""
-    return {"table": [line for line in _lines(log) if line.startswith("| ")]}
-
-
-def read_training(log: Path, work: Path) -> dict:
-    """Read the figures of the held-out cases, and of the epochs where it did not come so far."""
-    figures = work / "study" / "study.md"
-    logs = sorted((work / "study").rglob("training_log_*.txt"))
-    words = ("Phase ", "train_loss", "Pseudo", "Epoch time", "Hard regions:", "An epoch has", "Out of memory")
-    epochs = [line.strip() for file in logs for line in _lines(file) if any(word in line for word in words)]
-    return {"table": figures.read_text(encoding="utf-8") if figures.exists() else "", "epochs": epochs}
-
-
-def _lines(log: Path) -> list[str]:
-    return log.read_text(encoding="utf-8", errors="replace").splitlines()
-
-
-READ = {"tests": read_tests, "compiled": read_tests, "rows": read_rows, "training": read_training}
-
-
-def write_report(folder: Path, parts: list[Part], device: str) -> None:
-    """Write ``gpu.md`` and ``gpu.json``."""
-    where = f"{date.today()}, {machine(device)}"
-    write_json(folder / "gpu.json", {"machine": where, "parts": [_record(part) for part in parts]})
-    sections = [f"# Measured on a GPU\n\n{where}\n" if device == "cuda" else f"# Rehearsed on a CPU\n\n{where}\n"]
-    for part in parts:
-        sections.append(f"## {part.name.capitalize()}\n\n{part.ended}, {part.seconds:.0f} s\n")
-        sections += [text for text in SECTION[part.name](part.found) if text] if part.found else []
-    write_text(folder / "gpu.md", "\n".join(sections))
-
-
-def _record(part: Part) -> dict:
-    return {"name": part.name, "ended": part.ended, "seconds": round(part.seconds, 1), **part.found}
-
-
-def _tests_in_words(found: dict) -> list[str]:
-    results = found["results"]
-    counts = {
-        word: list(results.values()).count(word) for word in ("passed", "failed", "error", "skipped", "not ended")
-    }
-    summary = ", ".join(f"{number} {word}" for word, number in counts.items() if number)
-    wrong = [f"- {result}: `{name}`\n" for name, result in results.items() if result not in ("passed", "skipped")]
-    return [f"{summary or 'no test ended'}\n", "".join(wrong), "".join(f"- {line}\n" for line in found["said"])]
-
-
-def _rows_in_words(found: dict) -> list[str]:
-    return ["\n".join((*table([]).splitlines(), *found["table"])) + "\n"]
-
-
-def _training_in_words(found: dict) -> list[str]:
-    epochs = "\n".join(("```", *found["epochs"], "```\n")) if found["epochs"] else ""
-    return [found["table"], epochs]
-
-
-SECTION = {
-    "tests": _tests_in_words,
-    "compiled": _tests_in_words,
-    "rows": _rows_in_words,
-    "training": _training_in_words,
-}
-
-
-def keep_pictures(work: Path, folder: Path) -> None:
-    """Keep the pictures of the training and of its held-out cases."""
-    for name in ("study.png", "progress_airway.png"):
-        for file in sorted((work / "study").rglob(name))[:1]:
-            shutil.copy(file, folder / name)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import gpu_day
+import gpu_day_results
 import pytest
-from gpu_day import Part
+from gpu_day_results import Part
 
 LOG = """$ python -m pytest
 tests/gpu/test_steps.py::test_a[WingsLIB] PASSED        [  3%]
@@ -41,8 +42,7 @@ def begin(monkeypatch, tmp_path):
 
     def run(*parts: Part, minutes: float = 0.75) -> tuple[int, dict, str]:
         monkeypatch.setattr(gpu_day, "the_parts", lambda args, work: list(parts))
-        monkeypatch.setattr(gpu_day, "READ", {part.name: gpu_day.read_rows for part in parts})
-        monkeypatch.setattr(gpu_day, "SECTION", {part.name: gpu_day._rows_in_words for part in parts})
+        monkeypatch.setattr(gpu_day_results, "KINDS", {part.name: gpu_day_results.KINDS["rows"] for part in parts})
         line = ["gpu_day.py", "-device", "cpu", "-o", str(tmp_path / "out"), "-minutes", str(minutes)]
         monkeypatch.setattr(sys, "argv", line)
         with pytest.raises(SystemExit) as ended:
@@ -104,10 +104,10 @@ def test_time_that_a_part_leaves_goes_to_those_after_it(begin, monkeypatch):
 
 def test_how_each_test_ended_is_read_from_the_log(tmp_path):
     (tmp_path / "tests.log").write_text(LOG)
-    found = gpu_day.read_tests(tmp_path / "tests.log", tmp_path)
+    found = gpu_day_results.read_tests(tmp_path / "tests.log", tmp_path)
     assert list(found["results"].values()) == ["passed", "passed", "failed", "skipped", "not ended"]
     assert found["said"] == ["float16: 2 of 150 steps skipped, losses at most 0.41% from float32's"]
-    words = "\n".join(gpu_day._tests_in_words(found))
+    words = "\n".join(gpu_day_results._tests_in_words(found))
     assert "2 passed, 1 failed, 1 skipped, 1 not ended" in words and "- failed: `test_memory.py::test_c`" in words
     assert "- not ended: `test_compiled.py::test_e`" in words
 

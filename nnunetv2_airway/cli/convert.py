@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunetv2_airway.cli.common import dataset_id, positive, run
 from nnunetv2_airway.conversion.datasets import LAYOUTS
 from nnunetv2_airway.conversion.layout import Case, Layout
-from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.errors import UserError, some
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -262,8 +262,6 @@ def _options(
 
 def _print(conversion) -> None:
     """Print what a person should know; what is the same for several cases stands on one line."""
-    from nnunetv2_airway.conversion.results import some
-
     for kind, word in (("notes", ""), ("warnings", "WARNING: ")):
         cases = defaultdict(list)
         for name, record in conversion.records.items():

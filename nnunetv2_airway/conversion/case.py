@@ -24,14 +24,12 @@ from nnunetv2_airway.conversion.region import region
 from nnunetv2_airway.conversion.units import to_hounsfield
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import read_record, write_record
-from nnunetv2_airway.io.images import Grid, orientation, read_volume, write_image
+from nnunetv2_airway.io.images import BODY, Grid, orientation, read_volume, write_image
 
 FORMAT = 1
 """Another one has every case converted again."""
 MARGIN = 10.0
 """Of the lung box, in mm."""
-SIZES = (5.0, 5000.0)
-"""Between these lie the sides of every CT, in mm."""
 RECORDS = "conversion"
 """Folder of records and pictures."""
 
@@ -211,6 +209,6 @@ def _read_ct(case: Case, options: Options) -> tuple[np.ndarray, Grid, list[str],
 
 def _require_body_size(case: Case, stored: np.ndarray, grid: Grid) -> None:
     extent = [n * step for n, step in zip(stored.shape, grid.spacing[::-1], strict=True)]
-    if not all(SIZES[0] < length < SIZES[1] for length in extent):
+    if not all(BODY[0] < length < BODY[1] for length in extent):
         listed = " x ".join(f"{length:.4g}" for length in extent)
         raise UserError(f"{case.ct} is {listed} mm large: its spacing is not in mm, or wrong; mend its header")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nnunetv2_airway.conversion.case import FORMAT, RECORDS, Options, Target, are_whole, convert_case
 from nnunetv2_airway.conversion.layout import Case
-from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, some, write_results
-from nnunetv2_airway.io.errors import UserError, reason
+from nnunetv2_airway.conversion.results import REPORT, SHEET, SPLITS, Conversion, is_training, write_results
+from nnunetv2_airway.io.errors import UserError, reason, some
 from nnunetv2_airway.io.files import alone_in, read_record, write_json, write_record
 from nnunetv2_airway.io.parallel import finished_cases
 from nnunetv2_airway.io.raw_data import require_free_id, require_own

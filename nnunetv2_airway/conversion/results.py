@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunetv2_airway.conversion.preview import draw_contact_sheet
+from nnunetv2_airway.io.errors import some
 from nnunetv2_airway.io.files import read_record, write_csv, write_json
 from nnunetv2_airway.io.raw_data import write_dataset_json
 
@@ -112,11 +113,6 @@ def _odd_ones(records: Mapping[str, dict]) -> list[str]:
                 f"it may belong to another CT"
             )
     return warnings
-
-
-def some(names: Sequence[str]) -> str:
-    """List a few names."""
-    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
 def _rows(conversion: Conversion, folder: Path) -> list[tuple]:

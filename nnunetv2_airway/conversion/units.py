@@ -71,35 +71,26 @@ def to_hounsfield(
     if not np.isfinite([lowest, highest]).all():
         raise UserError(f"{found}: replace what is not a number by {LOWEST} first")
     notes, stated = [], scale is not None
-    if lost and not stated and _why_not_hu(stored) and not _why_not_hu(stored, *lost):
-        scale = lost
+    why = "" if stated else _why_not_hu(stored)
+    if why and lost and not _why_not_hu(stored, *lost):
+        scale, why = lost, ""
         notes.append(f"read as {lost[0]:g} * stored + {lost[1]:g}, where air, fat and soft tissue lie as they should")
     slope, intercept = scale or (1.0, 0.0)
     bottom = lowest * slope + intercept
     if scale:
         found += f", in HU {bottom:g} to {highest * slope + intercept:g}"
-    why = _no_range(lowest, highest, slope, intercept)
-    if not why and (not stated or not (_no_range(lowest, highest) or _no_chest(stored))):
-        why = _no_chest(stored, slope, intercept)
-        if why and stated:
+    if stated:
+        why = _no_range(lowest, highest, slope, intercept)
+        is_hu_already = not (why or _no_range(lowest, highest) or _no_chest(stored))
+        if is_hu_already and (spoilt := _no_chest(stored, slope, intercept)):
             raise UserError(
-                f"{found}; as stored they look like Hounsfield units, with --scale {slope:g} {intercept:g} {why}. Name "
-                f"the cases that need it behind --scale SLOPE INTERCEPT"
+                f"{found}; as stored they look like Hounsfield units, with --scale {slope:g} {intercept:g} {spoilt}. "
+                f"Name the cases that need it behind --scale SLOPE INTERCEPT"
             )
-    if not why and not stated:
-        why = _no_tissue(stored, slope, intercept)
     if why:
-        hint = ""
-        proved = (pair for pair in CANDIDATES if pair != (slope, intercept) and not _why_not_hu(stored, *pair))
-        if not stated and (better := next(proved, None)):
-            hint = (
-                f"; air, fat and soft tissue would lie as they should with --scale {better[0]:g} {better[1]:g} {case}"
-            )
-        elif not stated and lowest >= 0 and 1000 < highest < 7168:
-            hint = f"; CTs stored from 0 on mostly need --scale 1 -1024 {case}"
         raise UserError(
             f"not in Hounsfield units: {found}; {why}. Convert the original CT, or state HU = SLOPE * stored + "
-            f"INTERCEPT with --scale SLOPE INTERCEPT {case}{hint}"
+            f"INTERCEPT with --scale SLOPE INTERCEPT {case}{'' if stated else _advice(stored, case)}"
         )
     if stated:
         notes.append(f"HU = {slope:g} * stored + {intercept:g}, as stated")
@@ -110,6 +101,16 @@ def to_hounsfield(
     if round(bottom) < LOWEST:
         notes.append(f"values down to {bottom:g} HU (padding) raised to {LOWEST}")
     return hu, notes
+
+
+def _advice(stored: np.ndarray, case: str) -> str:
+    """Name the scale that would put the tissues in their place, or what is most usual, if any."""
+    for slope, intercept in CANDIDATES:
+        if not _why_not_hu(stored, slope, intercept):
+            return f"; air, fat and soft tissue would lie as they should with --scale {slope:g} {intercept:g} {case}"
+    if stored.min() >= 0 and 1000 < stored.max() < 7168:
+        return f"; CTs stored from 0 on mostly need --scale 1 -1024 {case}"
+    return ""
 
 
 def _why_not_hu(stored: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> str:
@@ -161,17 +162,13 @@ def _without_fill(values: np.ndarray) -> np.ndarray:
     """Leave out what fills up a CT: padding, and the surroundings of a box; at most two values."""
     whole = np.rint(values)
     share, times = FILL
-    for value, count in zip(*(part[:2] for part in _most_frequent(whole)), strict=True):
+    found, counts = np.unique(whole, return_counts=True)
+    for index in np.argsort(-counts)[:2]:
+        value = found[index]
         beside = np.count_nonzero((np.abs(whole - value) <= 3) & (whole != value)) / 6
-        if count > max(share * values.size, times * beside):
+        if counts[index] > max(share * values.size, times * beside):
             values = values[np.rint(values) != value]
     return values
-
-
-def _most_frequent(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    found, counts = np.unique(values, return_counts=True)
-    order = np.argsort(-counts)
-    return found[order], counts[order]
 
 
 def _sample(stored: np.ndarray) -> np.ndarray:

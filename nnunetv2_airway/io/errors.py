@@ -1,6 +1,7 @@
 """The error for what a user can mend; any other is a fault of the program and keeps its traceback."""
 
 import traceback
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -8,6 +9,11 @@ class UserError(ValueError):
 
     Its message says what was needed, what came, which case it is about, and what to do.
     """
+
+
+def some(names: Sequence[str]) -> str:
+    """List a few names for a message."""
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
 def reason(error: Exception) -> str:

@@ -19,9 +19,8 @@ import SimpleITK as sitk
 from nibabel.spatialimages import HeaderDataError
 
 from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.whole_images import GZIP, nifti_header
 
-GZIP = b"\x1f\x8b"
-"""First bytes of a gzip stream."""
 SAME_SPACING = 0.01
 """Two spacings differ by more than rounding where one exceeds the other by this share."""
 SAME_PLACE = 0.1
@@ -64,15 +63,20 @@ def check_axes(image: sitk.Image, file: Path) -> None:
     _require_perpendicular(file, np.array(image.GetDirection()).reshape(3, 3))
 
 
+def require_finite(values: np.ndarray, file: Path) -> None:
+    """Check that voxels are numbers.
+
+    Raises:
+        UserError: one is not.
+    """
+    if not np.isfinite(values).all():
+        raise UserError(f"{file} has voxels that are no numbers: replace them, in a CT by -1024, and try again")
+
+
 def _nifti(file: Path) -> nibabel.Nifti1Header | None:
     with _opened(file) as content:
         try:
-            head = content.read(540)
-            if len(head) < 348:
-                return None
-            second = 540 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
-            kind, size = (nibabel.Nifti2Header, 540) if second else (nibabel.Nifti1Header, 348)
-            header = kind(head[:size].ljust(size, b"\0"), check=False)
+            header = nifti_header(content.read(540))
             return header if header["magic"].item()[:2] in (b"n+", b"ni") else None
         except (HeaderDataError, ValueError, EOFError, OSError):
             return None
@@ -116,13 +120,12 @@ def _require_numbers(file: Path, header: nibabel.Nifti1Header) -> None:
     pair = file.with_suffix(".img") if header["magic"].item()[:2] == b"ni" else file
     if not pair.is_file():
         return  # ITK knows other names of it
+    kind = header.get_data_dtype()
     with _opened(pair) as content:
         content.read(0 if pair != file else header.get_data_offset())
         while block := content.read(BLOCK):
-            kind = header.get_data_dtype()
             values = np.frombuffer(block[: len(block) // kind.itemsize * kind.itemsize], kind)
-            if not np.isfinite(values).all():
-                raise UserError(f"{file} has voxels that are no numbers: replace them, in a CT by -1024, and try again")
+            require_finite(values, file)
 
 
 def _require_voxels(file: Path, name: str) -> None:

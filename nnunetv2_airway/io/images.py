@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import atomic_path, main_line
-from nnunetv2_airway.io.headers import check_axes, check_header
+from nnunetv2_airway.io.headers import check_axes, check_header, require_finite
 from nnunetv2_airway.io.whole_images import is_whole
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
@@ -101,7 +101,6 @@ def read_volume(file: Path) -> sitk.Image:
         UserError: it cannot be read, is something else, its header contradicts itself, its axes are not perpendicular,
             it is not of the size of a body, or has voxels that are no numbers; the file is named.
     """
-    ending = ending_of(file) or file.suffix
     if file.name.endswith(".nii.gz") and (other := file.with_suffix("")).is_file():
         raise UserError(f"cannot read {file}: ITK would take the voxels of {other}; move one of them away")
     if not is_whole(file):  # first: ITK takes memory for whatever a damaged header asks for
@@ -110,7 +109,7 @@ def read_volume(file: Path) -> sitk.Image:
         check_header(file)
     try:
         # ITK knows MetaImages by endings in small letters only
-        image = sitk.ReadImage(str(file), imageIO="MetaImageIO" if ending in (".mha", ".mhd") else "")
+        image = sitk.ReadImage(str(file), imageIO="MetaImageIO" if file.suffix.lower() in (".mha", ".mhd") else "")
     except RuntimeError as error:
         raise UserError(f"cannot read {file}: {main_line(error)}") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -123,8 +122,8 @@ def read_volume(file: Path) -> sitk.Image:
     if not BODY[0] < longest < BODY[1]:
         raise UserError(f"{file} is {longest:.4g} mm long: its spacing is not in mm, or wrong; mend its header")
     array = sitk.GetArrayViewFromImage(image)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{file} has voxels that are no numbers: replace them, in a CT by -1024, and try again")
+    if array.dtype.kind == "f":
+        require_finite(array, file)
     return image
 
 

@@ -69,13 +69,22 @@ def _pair_is_whole(header: Path) -> bool:
     return voxels.stat().st_size >= _nifti_bytes(header.read_bytes()[:540])
 
 
-def _nifti_bytes(head: bytes) -> int:
-    """Length that a NIfTI header asks for, by the type that is stored: ITK names the one that it scales to."""
+def nifti_header(head: bytes) -> nibabel.Nifti1Header:
+    """Read the header that a NIfTI file's first 540 bytes hold, whatever it says.
+
+    Raises:
+        EOFError: they end early.
+    """
     second = 540 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
     kind, size = (nibabel.Nifti2Header, 540) if second else (nibabel.Nifti1Header, 348)
     if len(head) < size:
         raise EOFError
-    header = kind(head[:size], check=False)
+    return kind(head[:size], check=False)
+
+
+def _nifti_bytes(head: bytes) -> int:
+    """Length that a NIfTI header asks for, by the type that is stored: ITK names the one that it scales to."""
+    header = nifti_header(head)
     voxels = math.prod(max(1, int(side)) for side in header.get_data_shape())
     return header.get_data_offset() + voxels * header.get_data_dtype().itemsize
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.errors import UserError, some
 
 FOLDS = 5
 """nnU-Net's, where it makes the splits itself."""
@@ -52,9 +52,5 @@ def _check(where: str, names: Sequence[str], known: Collection[str]) -> None:
     if not strange:
         return
     ended = [name for name in strange if name.split(".")[0] in known]
-    advice = f"names have no file ending: {ended[0].split('.')[0]}" if ended else f"there are {_some(sorted(known))}"
-    raise UserError(f"{where}: no preprocessed case is called {_some(strange)}; {advice}")
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    advice = f"names have no file ending: {ended[0].split('.')[0]}" if ended else f"there are {some(sorted(known))}"
+    raise UserError(f"{where}: no preprocessed case is called {some(strange)}; {advice}")

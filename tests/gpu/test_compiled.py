@@ -4,8 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from fixtures.trainers import exercise, ready, short_trainer
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from fixtures.trainers import compile_in_one_graph, exercise, ready, short_trainer
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
@@ -21,11 +20,7 @@ def compiling(device, monkeypatch):
     monkeypatch.setenv(FLOAT32_VARIABLE, "1")
     backend = {"cuda": "inductor", "cpu": "aot_eager"}[device.type]  # a CPU compiles for minutes
 
-    def turn_on():
-        monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
-        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
-
-    return turn_on
+    return partial(compile_in_one_graph, monkeypatch, backend)
 
 
 def test_a_compiled_ct_that_is_not_in_hounsfield_units_is_warned_of(device, compiling):

@@ -10,14 +10,13 @@ from functools import partial
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from fixtures.trainers import ONE_CONVOLUTION, drawn_batch, exercise, ready
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from fixtures.trainers import ONE_CONVOLUTION, compile_in_one_graph, drawn_batch, exercise, ready
 from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE, AirwayNetwork
 from nnunetv2_airway.architectures.convolution import use_conv3d
-from nnunetv2_airway.architectures.wingsnet import PARTITIONS, WingsNet
+from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.hounsfield import HounsfieldInput
 from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE, TANG
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB
@@ -44,7 +43,7 @@ def planned(channels: int) -> nn.Module:
     )  # fmt: skip
 
 
-NETWORKS = {name: partial(WingsNet, partition=name, dropout=0.0) for name in PARTITIONS} | {"planned": planned}
+NETWORKS = {"wings": partial(WingsNet, dropout=0.0), "planned": planned}
 
 
 def airway_network(name: str) -> AirwayNetwork:
@@ -101,24 +100,13 @@ class SmallConvolution(Small):
     network = ONE_CONVOLUTION
 
 
-@pytest.fixture
-def compiling(monkeypatch):
-    """Let nnU-Net compile networks on the CPU too."""
-
-    def with_backend(backend: str) -> None:
-        monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
-        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
-
-    return with_backend
-
-
 @pytest.mark.parametrize(
     ("cls", "backend"), [(SmallConvolution, "eager"), pytest.param(Small, "aot_eager", marks=pytest.mark.slow)]
 )
-def test_a_compiled_trainer_does_what_it_does_uncompiled(cls, backend, make, compiling, without_pictures, tmp_path):
+def test_a_compiled_trainer_does_what_it_does_uncompiled(cls, backend, make, monkeypatch, without_pictures, tmp_path):
     plain = ready(make(cls))
     expected = exercise(plain)
-    compiling(backend)
+    compile_in_one_graph(monkeypatch, backend)
     trainer = ready(make(cls))
     assert isinstance(trainer.network, OptimizedModule) and not isinstance(plain.network, OptimizedModule)
     for ours, theirs in zip(exercise(trainer), expected, strict=True):
