@@ -50,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser, layout: Layout | None) -> Non
             "-l", "--labels", type=Path, metavar="FOLDER", help="labels, named like the CTs, with or without _0000"
         )
         own.add_argument(
-            "--label-suffix", default="", metavar="TEXT", help="what label names have behind the CT's, such as _airway"
+            "--label-suffix",
+            default="",
+            metavar="TEXT",
+            help="what label names have behind the CT's, such as _airway; then both may lie in one folder",
         )
     else:
         own.add_argument(
@@ -227,7 +230,7 @@ def _folder_cases(args: argparse.Namespace, images: Path) -> list[Case]:
     from nnunetv2_airway.conversion.any_folder import find_cases, find_pair
 
     if args.images_only:
-        return find_cases(images, None)
+        return find_cases(images, None, suffix=args.label_suffix)
     images, labels = (images, _folder(args.labels)) if args.labels else find_pair(images)
     return find_cases(images, labels, suffix=args.label_suffix)
 

@@ -3,16 +3,21 @@
 Headers are read with pydicom, which knows every kind of DICOM object, without the voxels behind them.
 """
 
+import bz2
+import gzip
+import lzma
 import warnings
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pydicom
 from pydicom.misc import is_dicom
 
 from nnunetv2_airway.conversion.layout import walk
-from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.errors import UserError, some
 from nnunetv2_airway.io.files import main_line
 
 SHORTEST = 11
@@ -20,8 +25,11 @@ SHORTEST = 11
 TAGS = (
     "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "PatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
-    "RescaleSlope", "RescaleIntercept", "FrameOfReferenceUID", "InstanceNumber",
+    "RescaleSlope", "RescaleIntercept", "FrameOfReferenceUID", "InstanceNumber", "StudyInstanceUID", "SeriesNumber",
 )  # fmt: skip
+OF_ONE_SERIES = ("PatientID", "StudyInstanceUID", "SeriesNumber", "SeriesDescription", "ImageOrientationPatient")
+"""What slices have in common that are one series, although an anonymiser gave each a UID of its own."""
+COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,34 @@ class Slice:
         if tag not in TAGS:
             raise AttributeError(tag)
         return self.header.get(tag)
+
+    def numbers(self, tag: str, count: int = 1) -> np.ndarray:
+        """Return the numbers that a tag holds.
+
+        Raises:
+            UserError: it is not there, holds another number of them, or what is no number, such as a decimal comma.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                value = self.header.get(tag)
+            except ValueError:  # pydicom's, of some values
+                value = self.header.get_item(tag).value
+        if value is None or not np.size(value):
+            raise UserError(
+                f"{self.file} has no {tag}: where its voxels lie, or what they mean, cannot be known. Export the "
+                f"series again from where it came from"
+            )
+        try:
+            found = np.atleast_1d(np.array(value, float))
+        except ValueError:
+            found = np.array([np.nan])
+        if len(found) != count or not np.isfinite(found).all():
+            raise UserError(
+                f"{self.file}: {tag} must be {count} {'number' if count == 1 else 'numbers'} with decimal points, it "
+                f"is {value}. Export the series again, or write the tag anew in all its files (pydicom, dcmodify)"
+            )
+        return found
 
     @property
     def is_localizer(self) -> bool:
@@ -60,8 +96,15 @@ class Series:
 
 
 def holds_dicom(files: Iterable[Path]) -> bool:
-    """Whether there is a DICOM file among files and folders."""
-    return any(_is_dicom(file) for file in files)
+    """Whether there is a DICOM file among files and folders, compressed or not."""
+    return any(_is_dicom(file) or _is_compressed_dicom(file) for file in files)
+
+
+def modality_of(path: Path) -> str | None:
+    """Return the Modality of a DICOM file, or of the first below a folder; None where there is none."""
+    files = (file for _, files in walk([path]) for file in files) if path.is_dir() else [path]
+    first = next(filter(_is_dicom, files), None)
+    return None if first is None else str(_header(first).Modality or "not given")
 
 
 def series_folders(sources: Iterable[Path]) -> dict[str, list[Path]]:
@@ -82,6 +125,15 @@ def _is_dicom(file: Path) -> bool:
     try:
         return file.name.upper() != "DICOMDIR" and file.is_file() and (is_dicom(file) or _lacks_preamble(file))
     except OSError:
+        return False
+
+
+def _is_compressed_dicom(file: Path) -> bool:
+    unpack = COMPRESSED.get(file.suffix.lower())
+    try:
+        with unpack(file) if unpack and file.is_file() else file.open("rb") as content:
+            return unpack is not None and content.read(132)[128:] == b"DICM"
+    except (OSError, EOFError, lzma.LZMAError):
         return False
 
 
@@ -106,7 +158,7 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
     """Find the CT series of a case.
 
     Args:
-        folder: searched with all folders below; files that are no DICOM are passed over.
+        folder: searched with all folders below; files that are no DICOM are passed over with a line.
         wanted: UIDs that the user has chosen; needed where there are several series.
 
     Returns:
@@ -114,15 +166,9 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
 
     Raises:
         UserError: there is no CT series, or there are several and not exactly one of them is wanted; they are listed.
+            Or a file is compressed or damaged.
     """
-    found: dict[str, list[Slice]] = {}
-    for _, files in walk([folder]):
-        for file in files:
-            if _is_dicom(file):
-                header = _header(file)
-                found.setdefault(str(header.SeriesInstanceUID), []).append(header)
-            elif _is_called_like_a_slice(file):
-                raise UserError(f"{file} is no DICOM file, it may be damaged: copy it again or take it away")
+    found, notes = _slices_by_series(folder)
     good, skipped = [], []
     for uid, slices in sorted(found.items()):
         why = _unusable(slices)
@@ -136,11 +182,11 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
     chosen = [series for series in good if series.uid in wanted]
     unusable = set(wanted) & found.keys() - {series.uid for series in good}
     if unusable:
-        raise UserError(f"{folder}: the series that is asked for cannot be used: {'; '.join(skipped)}")
+        raise UserError(f"{folder}: the series that is asked for cannot be used: {_listed(skipped)}")
     if len(good) == 1 and not chosen:
         chosen = good
     if not good:
-        there = "; ".join(skipped) or "it holds no DICOM file"
+        there = _listed(skipped) or "it holds no DICOM file"
         raise UserError(f"{folder} holds no CT series of at least {SHORTEST} slices: {there}")
     if len(chosen) != 1:
         patients = {series.patient for series in good}
@@ -153,20 +199,67 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
             f"{folder} holds {len(good)} CT series, {len(chosen) or 'none'} of them chosen; choose one with --series "
             f"UID, a thin-slice one with a sharp kernel: {'; '.join(map(str, good))}"
         )
-    return chosen[0], [series.uid for series in good if series is not chosen[0]], skipped
+    return chosen[0], [series.uid for series in good if series is not chosen[0]], notes + skipped
 
 
-def _unusable(slices: list[Slice]) -> str:
+def _slices_by_series(folder: Path) -> tuple[dict[str, list[Slice]], list[str]]:
+    """Read the headers below a folder, by the UID of their series, and say which files were passed over."""
+    found: dict[str, list[Slice]] = defaultdict(list)
+    other, compressed = [], []
+    for _, files in walk([folder]):
+        for file in files:
+            if _is_dicom(file):
+                header = _header(file)
+                found[str(header.SeriesInstanceUID)].append(header)
+            elif _is_compressed_dicom(file):
+                compressed.append(file.name)
+            elif _is_called_like_a_slice(file):
+                raise UserError(f"{file} is no DICOM file, it may be damaged: copy it again or take it away")
+            elif file.name.upper() != "DICOMDIR":
+                other.append(file.name)
+    if compressed:
+        rest = sum(map(len, found.values()))
+        raise UserError(
+            f"{folder} holds compressed DICOM files, {some(compressed)}, beside {rest} that are not: unpack them first "
+            f"(gunzip -r {folder})"
+        )
+    notes = [f"passed over, no DICOM files: {some(other)}"] if other else []
+    return _with_one_uid(found, notes), notes
+
+
+def _with_one_uid(found: Mapping[str, list[Slice]], notes: list[str]) -> dict[str, list[Slice]]:
+    """Take slices that have UIDs of their own, but all else in common, as one series, and say so."""
+    joined = dict(found)
+    alone: dict[str, list[str]] = defaultdict(list)
+    for uid, slices in sorted(found.items()):
+        if len(slices) == 1 and not _unusable(slices, shortest=1):
+            alone[str([slices[0].header.get(tag) for tag in OF_ONE_SERIES])].append(uid)
+    for first, *others in alone.values():
+        if len(others) + 1 < SHORTEST:
+            continue
+        joined[first] = found[first] + [joined.pop(uid)[0] for uid in others]
+        notes.append(
+            f"WARNING: {len(others) + 1} slices with the same SeriesNumber, but each with a SeriesInstanceUID of its "
+            f"own, as some anonymisers leave them, are taken as one series"
+        )
+    return joined
+
+
+def _listed(skipped: list[str]) -> str:
+    return "; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
+
+
+def _unusable(slices: list[Slice], shortest: int = SHORTEST) -> str:
     modality = slices[0].Modality
     if modality != "CT":
         return f"its modality is {modality or 'not given'}, not CT"
     images = [header for header in slices if not header.is_localizer]
     if not images:
         return "localizer"
-    if int(images[0].NumberOfFrames or 1) > 1:
+    if images[0].NumberOfFrames and images[0].numbers("NumberOfFrames")[0] > 1:
         return "multi-frame DICOM, which is not read here; convert it to NIfTI with dcm2niix"
-    if len(images) < SHORTEST:
-        return f"too short for a chest CT, at least {SHORTEST} slices are needed"
+    if len(images) < shortest:
+        return f"too short for a chest CT, at least {shortest} slices are needed"
     return ""
 
 

@@ -9,12 +9,13 @@ import SimpleITK as sitk
 from nnunetv2_airway.conversion.dicom import SHORTEST, Series, Slice
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import main_line
+from nnunetv2_airway.io.headers import check_axes
 from nnunetv2_airway.io.images import Grid
 
 ROUNDING = 0.1
 """Positions are often written with one decimal, in mm."""
-SAME = {"ImageOrientationPatient": 1e-3, "PixelSpacing": 1e-4, "Rows": 0, "Columns": 0}
-"""Tags in which all slices of a volume agree, with tolerances."""
+SAME = {"ImageOrientationPatient": (6, 1e-3), "PixelSpacing": (2, 1e-4), "Rows": (1, 0), "Columns": (1, 0)}
+"""Tags in which all slices of a volume agree, with how many numbers they hold and tolerances."""
 
 
 def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
@@ -31,8 +32,10 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
     first = series.slices[0]
     for header in series.slices:
         _require_alike(header, first)
-    row, column = np.reshape(np.array(first.ImageOrientationPatient, float), (2, 3))
+    row, column = first.numbers("ImageOrientationPatient", 6).reshape(2, 3)
     normal = np.cross(row, column)
+    direction = tuple(np.stack((row, column, normal), axis=1).ravel())
+    check_axes(direction, first.file)
     slices = sorted(series.slices, key=lambda header: _position(header) @ normal)
     slices, notes = _without_copies(slices, normal)
     notes += _numbering(slices)
@@ -51,30 +54,31 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
                 f"cannot read {header.file}, it may be damaged, copy it again: {main_line(error)}"
             ) from error
         plane[...] = sitk.GetArrayViewFromImage(image).reshape(plane.shape)
-    between_rows, between_columns = map(float, first.PixelSpacing)
-    direction = np.stack((row, column, normal), axis=1).ravel()
-    grid = Grid((between_columns, between_rows, step), tuple(_position(slices[0])), tuple(direction))
+    between_rows, between_columns = first.numbers("PixelSpacing", 2)
+    grid = Grid((between_columns, between_rows, step), tuple(_position(slices[0])), direction)
     return volume, grid, notes
 
 
 def _position(header: Slice) -> np.ndarray:
-    return np.array(header.ImagePositionPatient, float)
+    return header.numbers("ImagePositionPatient", 3)
 
 
 def _require_alike(header: Slice, first: Slice) -> None:
-    for tag in ("ImagePositionPatient", *SAME):
-        if getattr(header, tag) is None:
-            raise UserError(f"{header.file} has no {tag}: where its voxels lie cannot be known")
+    header.numbers("ImagePositionPatient", 3)
+    if (header.numbers("PixelSpacing", 2) <= 0).any():
+        raise UserError(f"{header.file}: PixelSpacing must be positive, it is {header.PixelSpacing}: mend it")
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        if getattr(header, tag) is not None:
+            header.numbers(tag)
     for tag in ("FrameOfReferenceUID", "RescaleSlope", "RescaleIntercept"):
         here, there = getattr(header, tag), getattr(first, tag)
         if (here is None) != (there is None) or (tag == "FrameOfReferenceUID" and here != there):
             raise UserError(f"slices of one series differ in {tag}: {header.file} has {here}, {first.file} has {there}")
-    for tag, tolerance in SAME.items():
-        here, there = getattr(header, tag), getattr(first, tag)
-        if not np.allclose(np.array(here, float), np.array(there, float), rtol=0, atol=tolerance):
+    for tag, (count, tolerance) in SAME.items():
+        if not np.allclose(header.numbers(tag, count), first.numbers(tag, count), rtol=0, atol=tolerance):
             raise UserError(
-                f"slices of one series differ in {tag}: {header.file} has {here}, {first.file} has {there}. Take the "
-                f"files that do not belong to the volume out of the folder"
+                f"slices of one series differ in {tag}: {header.file} has {getattr(header, tag)}, {first.file} has "
+                f"{getattr(first, tag)}. Take the files that do not belong to the volume out of the folder"
             )
 
 
@@ -95,7 +99,7 @@ def _without_copies(slices: list[Slice], normal: np.ndarray) -> tuple[list[Slice
 
 def _numbering(slices: list[Slice]) -> list[str]:
     """Say so where the slices' numbers do not go with their positions; some scanners number in other ways."""
-    numbers = [int(header.InstanceNumber) for header in slices if header.InstanceNumber is not None]
+    numbers = [int(header.numbers("InstanceNumber")[0]) for header in slices if header.InstanceNumber is not None]
     if len(set(numbers)) < len(slices):  # not numbered
         return []
     steps = np.diff(numbers)
@@ -124,7 +128,7 @@ def _even_step(slices: list[Slice], normal: np.ndarray) -> float:
             + ("Slices are missing: copy the series again" if gaps[worst] > usual else "Two scans may be mixed")
         )
     aside = np.linalg.norm(places - places[0] - np.outer(along - along[0], normal), axis=1).max()
-    if aside > max(ROUNDING, 0.5 * min(map(float, slices[0].PixelSpacing))):
+    if aside > max(ROUNDING, 0.5 * slices[0].numbers("PixelSpacing", 2).min()):
         raise UserError(
             f"the slices in {slices[0].file.parent} are shifted sideways by up to {aside:.1f} mm, as a tilted gantry "
             f"does: they make no box of voxels. Resample them first (dcm2niix does)"

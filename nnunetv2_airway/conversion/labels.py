@@ -62,7 +62,9 @@ def read_label(
     array = whole_numbers(sitk.GetArrayViewFromImage(image))
     found = foreground_values(array)
     listed = ", ".join(f"{value:g}" for value in found)
-    if (found < 0).any() or (found != np.round(found)).any():
+    if len(found) == 1 and found[0] == -1:
+        notes.append("label value -1, which is 255 stored with a sign, taken as airway")
+    elif (found < 0).any() or (found != np.round(found)).any():
         what = "a CT; is it in the wrong folder?" if (found < 0).any() else "a probability map; threshold it first"
         raise UserError(f"{file} must be a label, got the values {listed}: it looks like {what}")
     if values is None:
@@ -70,7 +72,7 @@ def read_label(
             notes.append(
                 f"label values {listed} all taken as airway; --lumen {found[0]:g} would take {found[0]:g} only"
             )
-        return (array > 0).astype(np.uint8), notes
+        return (array != 0).astype(np.uint8), notes
     mask = np.isin(array, list(values))
     if found.size and not mask.any():
         raise UserError(f"{file} holds none of the values {sorted(values)} of --lumen, but {listed}")

@@ -23,14 +23,18 @@ VESSEL, TRACHEA = 5.0, 13.0
 """Radii in mm that neither lung vessels and the table's shell nor a trachea exceed, in adults."""
 ADULT = 250.0
 """Square root in mm of the area of an adult's chest in an axial slice."""
+CUT = 0.2
+"""Share of the lungs' largest cross-section in a CT's last slice above which the CT ends inside them."""
+ENDS = (("feet", "head"), ("front", "back"), ("right", "left"))
+"""Of the axes of an upright CT, from the first voxel to the last."""
 WITHIN_SLICE = np.array([[[0] * 3] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0] * 3] * 3])
 """Neighbours of a voxel in its axial slice."""
 
 Box = tuple[slice, slice, slice]
 
 
-def lung_box(ct: sitk.Image) -> Box | None:
-    """Find the circumscribed box of both lungs.
+def lung_box(ct: sitk.Image) -> tuple[Box, list[str]] | None:
+    """Find the circumscribed box of both lungs, and where the CT ends inside them.
 
     Where one lung has no air (consolidation, effusion, pneumonectomy), the box is widened to mirror the other's.
 
@@ -38,7 +42,7 @@ def lung_box(ct: sitk.Image) -> Box | None:
         ct: in HU, any orientation.
 
     Returns:
-        Planes, rows and columns of the image, or None where no lungs are found.
+        Planes, rows and columns of the image, and what ``open_ends`` says; or None where no lungs are found.
     """
     factors = [max(1, round(STEP / step)) for step in ct.GetSpacing()]
     factors = [min(factor, size) for factor, size in zip(factors, ct.GetSize(), strict=True)]
@@ -50,10 +54,28 @@ def lung_box(ct: sitk.Image) -> Box | None:
     image = sitk.DICOMOrient(Grid.of(upright).image(found.view(np.uint8)), orientation(ct))
     box = bounding_box(sitk.GetArrayViewFromImage(image).astype(bool))
     # the last coarse voxel stands also for the few fine ones behind it
-    return tuple(
+    fine = tuple(
         slice(axis.start * factor, size if axis.stop == size // factor else axis.stop * factor)
         for axis, factor, size in zip(box, factors[::-1], ct.GetSize()[::-1], strict=True)
     )
+    return fine, open_ends(found)
+
+
+def open_ends(lungs: np.ndarray) -> list[str]:
+    """Say at which ends of a CT the lungs are cut off.
+
+    Args:
+        lungs: (Z, Y, X) bool, from feet to head, front to back, right to left.
+
+    Returns:
+        The ends at which the lungs still fill more than ``CUT`` of their largest cross-section, with that share.
+    """
+    found = []
+    for axis, ends in enumerate(ENDS):
+        profile = lungs.sum(tuple({0, 1, 2} - {axis}))
+        shares = profile[[0, -1]] / max(profile.max(), 1)
+        found += [f"{end} ({share:.0%})" for end, share in zip(ends, shares, strict=True) if share > CUT]
+    return found
 
 
 def find_lungs(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray | None:

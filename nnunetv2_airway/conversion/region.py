@@ -3,8 +3,8 @@
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.conversion.lungs import Box, lung_box
-from nnunetv2_airway.io.images import orientation
+from nnunetv2_airway.conversion.lungs import Box, lung_box, open_ends
+from nnunetv2_airway.io.images import Grid, orientation
 from nnunetv2_airway.tree.components import bounding_box
 
 FLATTEST = 0.5
@@ -30,10 +30,17 @@ def region(
     whole = tuple(slice(0, n) for n in shape)
     if margin is None:
         return whole, "not asked for", []
-    box, source = (lung_box(ct), "found") if lungs is None else (bounding_box(lungs > 0), "label")
-    if box is None:
+    found = lung_box(ct) if lungs is None else _of_label(lungs > 0, ct)
+    if found is None:
         return whole, "not found", ["no lungs found: the whole CT is kept"]
+    box, ends = found
+    source = "found" if lungs is None else "label"
     doubts = []
+    if ends:
+        doubts.append(
+            f"the CT ends inside the lungs: {' and '.join(ends)} of their largest cross-section in its last slice "
+            f"there. Slices may be missing"
+        )
     height, width = (_length(box, ct, letters) for letters in ("SI", "LR"))
     if height < FLATTEST * width:
         doubts.append(
@@ -53,6 +60,13 @@ def region(
             f"consolidated, and would be cut in a CT without a label"
         )
     return enlarged, source, doubts
+
+
+def _of_label(lungs: np.ndarray, ct: sitk.Image) -> tuple[Box, list[str]] | None:
+    """The same as ``lung_box``, of a label of the lungs."""
+    box = bounding_box(lungs)
+    upright = sitk.DICOMOrient(Grid.of(ct).image(lungs.astype(np.uint8)), "LPS")
+    return box and (box, open_ends(sitk.GetArrayViewFromImage(upright) > 0))
 
 
 def _beyond(enlarged: Box, box: Box, image: sitk.Image) -> float:

@@ -39,6 +39,10 @@ MIN_SHARES = {"air or lung": (LUNG_AND_AIR, 0.01), "soft tissue": (SOFT_TISSUE, 
 """What every chest CT has some of: range in HU, and least share of its voxels."""
 DEEP, MAX_DEEP_SHARE = -1250, 0.01
 """HU below which only padding lies, and the share of voxels that may all the same."""
+MOST = 0.5
+"""Share of the voxels that one value does not fill, where nothing is cut away around the lungs."""
+HIGHEST = 32767
+"""HU, or signed number of 16 bits: no metal has more."""
 SPAN = 500
 """HU that every chest CT spans."""
 
@@ -88,29 +92,64 @@ def to_hounsfield(
                 f"Name the cases that need it behind --scale SLOPE INTERCEPT"
             )
     if why:
+        advice = f"state HU = SLOPE * stored + INTERCEPT with --scale SLOPE INTERCEPT {case}"
         raise UserError(
-            f"not in Hounsfield units: {found}; {why}. Convert the original CT, or state HU = SLOPE * stored + "
-            f"INTERCEPT with --scale SLOPE INTERCEPT {case}{'' if stated else _advice(stored, case)}"
+            f"not in Hounsfield units: {found}; {why}. Convert the original CT, or "
+            f"{(not stated and _advice(stored, case)) or advice}"
         )
+    if highest * slope + intercept > HIGHEST and (signed := _as_signed(stored)):
+        raise UserError(f"{found}: {signed}")
     if stated:
         notes.append(f"HU = {slope:g} * stored + {intercept:g}, as stated")
     hu = np.empty(stored.shape, np.int16)
     for plane, values in zip(hu, stored, strict=True):
         scaled = values * np.float32(slope) + np.float32(intercept) if scale else values
-        plane[...] = np.clip(np.rint(scaled), LOWEST, 32767)
+        plane[...] = np.clip(np.rint(scaled), LOWEST, HIGHEST)
     if round(bottom) < LOWEST:
         notes.append(f"values down to {bottom:g} HU (padding) raised to {LOWEST}")
     return hu, notes
 
 
 def _advice(stored: np.ndarray, case: str) -> str:
-    """Name the scale that would put the tissues in their place, or what is most usual, if any."""
+    """Say what would put the tissues in their place, or what is most usual, empty where nothing is known."""
+    if cut := _cut_out(stored):
+        return f"{cut}; if it is in Hounsfield units all the same, state so with --scale 1 0 {case}"
     for slope, intercept in CANDIDATES:
-        if not _why_not_hu(stored, slope, intercept):
-            return f"; air, fat and soft tissue would lie as they should with --scale {slope:g} {intercept:g} {case}"
+        if stored.max() * slope + intercept <= HIGHEST and not _why_not_hu(stored, slope, intercept):
+            return (
+                f"state its scale: air, fat and soft tissue would lie as they should with --scale {slope:g} "
+                f"{intercept:g} {case}"
+            )
+    if signed := _as_signed(stored):
+        return signed
     if stored.min() >= 0 and 1000 < stored.max() < 7168:
-        return f"; CTs stored from 0 on mostly need --scale 1 -1024 {case}"
+        return f"state its scale: CTs stored from 0 on mostly need --scale 1 -1024 {case}"
     return ""
+
+
+def _as_signed(stored: np.ndarray) -> str:
+    """Say so where values are negative ones that were stored without their sign, as 65536 more."""
+    if not (stored.min() >= 0 and HIGHEST < stored.max() < 2**16):
+        return ""
+    signed = np.where(stored > HIGHEST, stored.astype(np.float32) - 2**16, stored)
+    for slope, intercept in ((1.0, 0.0), *CANDIDATES):
+        if not _why_not_hu(signed, slope, intercept):
+            then = "" if (slope, intercept) == (1.0, 0.0) else f", and then --scale {slope:g} {intercept:g}"
+            return (
+                f"store it as signed numbers: what lies above 32767 are negative values that lost their sign "
+                f"({signed.min():g} became {signed.min() + 2**16:g}). SimpleITK.Cast(image, SimpleITK.sitkInt16) "
+                f"gives it back{then}"
+            )
+    return ""
+
+
+def _cut_out(stored: np.ndarray) -> str:
+    """Say so where one value fills most of a CT."""
+    values, counts = np.unique(_sample(stored), return_counts=True)
+    share, value = counts.max() / counts.sum(), values[counts.argmax()]
+    if share < MOST:
+        return ""
+    return f"use one of which nothing is cut away, {share:.0%} of the voxels of this one have the value {value:g}"
 
 
 def _why_not_hu(stored: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> str:

@@ -8,6 +8,7 @@ import gzip
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import IO
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 from nibabel.spatialimages import HeaderDataError
 
 from nnunetv2_airway.io.errors import UserError
@@ -54,13 +54,16 @@ def check_header(file: Path) -> None:
             _require_voxels(file, os.fsdecode(found[1]))
 
 
-def check_axes(image: sitk.Image, file: Path) -> None:
-    """Check that the axes of an image are perpendicular.
+def check_axes(direction: Sequence[float], file: Path) -> None:
+    """Check that the axes of an image, a matrix of direction cosines row by row, are perpendicular.
 
     Raises:
-        UserError: two are not.
+        UserError: two are not, or one has no direction.
     """
-    _require_perpendicular(file, np.array(image.GetDirection()).reshape(3, 3))
+    axes = np.array(direction).reshape(3, 3)
+    if (np.linalg.norm(axes, axis=0) < 0.5).any():
+        raise UserError(f"{file} has an axis without a direction: {_listed(axes.ravel())}. Mend its header")
+    _require_perpendicular(file, axes)
 
 
 def require_finite(values: np.ndarray, file: Path) -> None:

@@ -117,7 +117,7 @@ def read_volume(file: Path) -> sitk.Image:
             f"{file} must be one 3-D volume, got {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} values a voxel"
         )
-    check_axes(image, file)
+    check_axes(image.GetDirection(), file)
     longest = max(side * step for side, step in zip(image.GetSize(), image.GetSpacing(), strict=True))
     if not BODY[0] < longest < BODY[1]:
         raise UserError(f"{file} is {longest:.4g} mm long: its spacing is not in mm, or wrong; mend its header")

@@ -30,7 +30,7 @@ def test_every_format_of_ct_with_every_format_of_label(run, tmp_path, scans, wri
     (cts / "readme.txt").touch()
     (cts / "notes").mkdir()
     output = run("-i", cts, "-l", labels, "-d", 510)
-    assert f"Passed over in {cts}, neither images nor DICOM: notes, readme.txt\n" in output
+    assert f"Passed over in {cts}, neither images nor DICOM of a case: notes, readme.txt\n" in output
     folder = tmp_path / "nnUNet_raw" / "Dataset510_Airways"
     verify_dataset_integrity(str(folder), num_processes=1)
     for index in range(6):
@@ -65,6 +65,37 @@ def test_labels_with_a_suffix_and_lumen(run, tmp_path, scans, write):
     run("-i", other, *line[2:], "--label-suffix", "_airway", "--lumen", 1)
     label = sitk.ReadImage(str(tmp_path / "nnUNet_raw" / "Dataset510_Airways" / "labelsTr" / "a.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(label), walls == 1)
+
+
+def test_labels_beside_their_cts(run, tmp_path, scans, write):
+    cts = tmp_path / "cts"
+    for name, (hu, mask) in zip("ab", scans, strict=False):
+        write(cts / f"{name}.nii.gz", hu)
+        write(cts / f"{name}_airway.nii.gz", mask)
+    (cts / "notes.txt").touch()
+    assert "say with --label-suffix" in run("-i", cts, "-l", cts, "-d", 510, code=1)
+    output = run("-i", cts, "-l", cts, "-d", 510, "--label-suffix", "_airway")
+    assert "2 training and 0 test cases are in" in output
+    assert output.count(f"Passed over in {cts}, neither images nor DICOM of a case: notes.txt\n") == 1
+    output = run("-i", cts, "--images-only", "--label-suffix", "_airway", "-o", tmp_path / "out")
+    assert "2 CTs for nnUNetv2_predict are in" in output
+    assert "of a case: a_airway.nii.gz, b_airway.nii.gz, notes.txt\n" not in output, "masks are known by their suffix"
+
+
+@pytest.mark.parametrize(
+    ("modality", "tool"), [("CT", "dcm2niix"), ("SEG", "segimage2itkimage"), ("RTSTRUCT", "plastimatch")]
+)
+def test_labels_as_dicom_are_named_with_what_to_do(run, tmp_path, scans, write, write_dicom, modality, tool):
+    cts, labels = tmp_path / "cts", tmp_path / "labels"
+    for name, (hu, _) in zip("abc", scans, strict=True):
+        write(cts / f"{name}.nii.gz", hu)
+    write(labels / "a.nii.gz", scans[0][1])
+    write_dicom(labels / "b", scans[1][1], Modality=modality)
+    write_dicom(labels, scans[2][1][:1], names=["c.dcm"], Modality=modality)
+    output = run("-i", cts, "-l", labels, "-d", 510, code=1)
+    for name in ("b", "c.dcm"):
+        assert f"{labels / name} is DICOM with the Modality {modality}, labels are read as NIfTI" in output
+    assert tool in output and "2 of 3 cases could not be converted" in output
 
 
 def test_cts_for_prediction(run, tmp_path, scans, write, write_dicom):

@@ -1,6 +1,10 @@
+import bz2
+import gzip
+import lzma
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -73,6 +77,7 @@ def test_localizers_short_series_and_other_modalities_are_skipped_with_a_line(tm
             f"skipped series {short} (Biopsy, 10 slices): too short for a chest CT, at least 11 slices are needed",
             f"skipped series {report} (Dose, 1 slice): its modality is SR, not CT",
             f"skipped 1 localizers of series {uid}",
+            "passed over, no DICOM files: 069.xml",
         ]
     )
 
@@ -298,4 +303,80 @@ def test_slices_agree_in_size_to_the_voxel(tmp_path, hu, grid, write_dicom, tag,
 def test_a_thousandth_of_a_mm_is_one_place(tmp_path, hu, grid, write_dicom, apart, words):
     write_eleven(write_dicom, tmp_path, hu, grid, shift=(0, 0, apart - 10 * grid.spacing[2]))
     with pytest.raises(ValueError, match=words):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("ending", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+@pytest.mark.parametrize("packed", [20, 40])
+def test_compressed_files_are_named(tmp_path, hu, write_dicom, packed, ending, pack):
+    write_dicom(tmp_path, hu)
+    for file in sorted(tmp_path.iterdir())[:packed]:
+        file.with_name(f"{file.name}.{ending}").write_bytes(pack(file.read_bytes()))
+        file.unlink()
+    assert holds_dicom(tmp_path.iterdir())
+    with pytest.raises(
+        ValueError, match=rf"DICOM files, 0000.dcm.{ending}, .* \({packed}\), beside {40 - packed} that"
+    ):
+        choose_series(tmp_path)
+
+
+def test_what_is_compressed_but_no_dicom_is_passed_over_with_a_line(tmp_path, hu, write_dicom):
+    write_dicom(tmp_path, hu)
+    (tmp_path / "notes.txt.gz").write_bytes(gzip.compress(b"x" * 200))
+    (tmp_path / "empty.gz").write_bytes(b"")
+    (tmp_path / "damaged.xz").write_bytes(b"xz")
+    assert read(tmp_path)[2] == ["passed over, no DICOM files: damaged.xz, empty.gz, notes.txt.gz"]
+
+
+def test_slices_with_a_uid_each_are_one_series(tmp_path, hu, grid, write_dicom):
+    for number, plane in enumerate(hu):
+        above = replace(grid, origin=(*grid.origin[:2], grid.origin[2] + grid.spacing[2] * number))
+        write_dicom(tmp_path / str(number), plane[None], above, SeriesNumber=3, StudyInstanceUID="1.2")
+    volume, found, (note,) = read(tmp_path)
+    assert np.array_equal(volume, hu) and found.spacing == pytest.approx(grid.spacing)
+    assert note.startswith(
+        "WARNING: 40 slices with the same SeriesNumber, but each with a SeriesInstanceUID of its own"
+    )
+    for number, file in enumerate(sorted(tmp_path.rglob("*.dcm"))):  # two scans
+        header = pydicom.dcmread(file)
+        header.SeriesNumber = 3 + number % 2
+        header.save_as(file)
+    with pytest.raises(ValueError, match="2 CT series, none of them chosen"):
+        choose_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "words"),
+    [
+        ("ImagePositionPatient", b"0,0\\0,0\\5,0 ", "must be 3 numbers with decimal points"),
+        ("ImagePositionPatient", b"0\\0", "must be 3 numbers"),
+        ("ImageOrientationPatient", b"1\\0\\0\\0\\1 ", "must be 6 numbers"),
+        ("ImageOrientationPatient", b"1\\0\\0\\0,5\\0,9\\0 ", "must be 6 numbers"),
+        ("PixelSpacing", b"0,7\\0,7 ", "must be 2 numbers"),
+        ("PixelSpacing", b"0\\0.7 ", "must be positive"),
+        ("RescaleSlope", b"1,0 ", "must be 1 number with"),
+        ("RescaleIntercept", b"-1024,0 ", "must be 1 number with"),
+        ("PixelSpacing", b"", "has no PixelSpacing"),
+    ],
+)
+def test_tags_that_are_no_numbers_are_named_with_their_file(tmp_path, hu, write_dicom, tag, value, words):
+    write_dicom(tmp_path, hu)
+    file = tmp_path / "0007.dcm"
+    header = pydicom.dcmread(file)
+    number = pydicom.tag.Tag(tag)
+    header[number] = pydicom.dataelem.RawDataElement(number, "DS", len(value), value, 0, False, True)
+    header.save_as(file)
+    with pytest.raises(ValueError, match=rf"0007.dcm.*{tag}.*") as error:
+        read(tmp_path)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("cosines", [(1, 0, 0, 0.1, 1, 0), (0, 0, 0, 0, 0, 0)])
+def test_rows_and_columns_are_perpendicular(tmp_path, hu, write_dicom, cosines):
+    write_dicom(tmp_path, hu)
+    for file in tmp_path.iterdir():
+        header = pydicom.dcmread(file)
+        header.ImageOrientationPatient = list(cosines)
+        header.save_as(file)
+    with pytest.raises(ValueError, match=r"not perpendicular|without a direction"):
         read(tmp_path)

@@ -72,3 +72,22 @@ def test_both_bases_consolidated_are_pointed_out(chest):
     hu[:55][lungs[:55]] = 20
     _, source, (doubt,) = region(GRID.image(hu), None, margin=10.0)
     assert source == "found" and "may be consolidated" in doubt
+
+
+@pytest.mark.parametrize("turned", ["LPS", "RAI", "ASL"])
+@pytest.mark.parametrize(
+    ("kept", "end"), [(np.s_[45:], "feet"), (np.s_[:70], "head"), (np.s_[:, :, 60:], "right"), (np.s_[:], None)]
+)
+def test_a_ct_that_ends_inside_the_lungs_is_pointed_out(lungs, turned, kept, end):
+    label = sitk.DICOMOrient(GRID.image(np.ascontiguousarray(lungs[kept])), turned)
+    ct = Grid.of(label).image(np.zeros(label.GetSize()[::-1], np.int16))
+    doubts = region(ct, None, margin=7.0, lungs=sitk.GetArrayFromImage(label))[2]
+    assert any(f"ends inside the lungs: {end} (100%)" in doubt for doubt in doubts) == (end is not None)
+
+
+def test_a_ct_that_ends_inside_the_lungs_that_are_looked_for_is_pointed_out(chest):
+    hu, _ = chest("table")
+    assert not any("ends inside" in doubt for doubt in region(GRID.image(hu), None, margin=7.0)[2])
+    for kept, end in ((slice(45, None), "feet"), (slice(70), "head")):
+        doubts = region(GRID.image(hu[kept]), None, margin=7.0)[2]
+        assert any(f"the CT ends inside the lungs: {end} (" in doubt for doubt in doubts)

@@ -170,3 +170,22 @@ def test_what_a_chest_ct_has_is_counted_to_the_voxel(accepted, refused, words):
     assert np.array_equal(to_hounsfield(drawn_ct(accepted))[0], drawn_ct(accepted).clip(-1024))
     with pytest.raises(ValueError, match=words):
         to_hounsfield(drawn_ct(refused))
+
+
+@pytest.mark.parametrize(("shift", "then"), [(0, ""), (1024, "and then --scale 1 -1024")])
+def test_negative_values_that_lost_their_sign_are_known(hu, shift, then):
+    padded = hu.astype(np.int32) + shift
+    padded[:, :5] = -2000
+    stored = (padded % 2**16).astype(np.uint16)
+    for scale in (None, (1.0, -1024.0)):
+        with pytest.raises(ValueError, match=r"lost their sign \(-2000 became 63536\)") as error:
+            to_hounsfield(stored, scale)
+        assert str(error.value).endswith(then or "gives it back")
+
+
+@pytest.mark.parametrize("fill", [-1024, -1000])
+def test_a_ct_of_which_most_was_cut_away_is_refused_in_these_words(hu, fill):
+    cut = np.full((80, *hu.shape[1:]), fill, np.int16)
+    cut[:20] = np.where(hu[:20] < -500, hu[:20], fill)
+    with pytest.raises(ValueError, match=rf"of the voxels of this one have the value {fill}; .*--scale 1 0 CASE$"):
+        to_hounsfield(cut)
