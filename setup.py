@@ -13,8 +13,8 @@ TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "setuptools>=77",
 STARTUP_FILE = "nnunetv2_airway.pth"
 # site.py executes lines that start with "import"; the exec keeps it silent where the package itself is gone.
 STARTUP_LINE = (
-    'import os; exec("try:\\n from nnunetv2_airway.discovery import register\\n'
-    'except ImportError:\\n pass\\nelse:\\n register()")\n'
+    'import sys; exec("try:\\n import nnunetv2_airway\\nexcept ImportError:\\n pass\\nelse:\\n'
+    " [sys.modules.pop(name) for name in ('nnunetv2_airway.discovery', 'nnunetv2_airway')]\")\n"
 )
 
 

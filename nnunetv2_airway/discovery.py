@@ -1,8 +1,9 @@
 """Tell nnU-Net where this package's trainers are.
 
 nnU-Net searches the folders named in the environment variable ``nnUNet_extTrainer`` and imports every module in
-them. A start-up file in site-packages (see setup.py) calls ``register`` when Python starts, so this module imports
-nothing that Python has not loaded by then.
+them. A start-up file in site-packages (see setup.py) imports the package when Python starts, so this module imports
+nothing that Python has not loaded by then. It forgets the package again, so that a program that sets the variable
+itself registers by importing the package.
 """
 
 import os

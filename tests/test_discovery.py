@@ -74,6 +74,24 @@ def test_an_installed_wheel_registers_at_start_up_and_leaves_no_trace(wheel, tmp
     assert start_python(tmp_path) == "None"
 
 
+def test_importing_the_package_registers_whenever_the_variable_was_set(wheel, tmp_path):
+    """As in a notebook that has just installed it, and in a program that sets the variable itself."""
+    mode, source, file = wheel
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path)
+    site = source if mode == "editable" else tmp_path
+    for start in (f"sys.path.insert(0, {str(site)!r})", f"import site; site.addsitedir({str(tmp_path)!r})"):
+        code = (
+            f"import os, sys; {start}; os.environ[{discovery.VARIABLE!r}] = '/mine'; import nnunetv2_airway; "
+            f"print(os.environ[{discovery.VARIABLE!r}], nnunetv2_airway.__version__)"
+        )
+        result = subprocess.run(
+            [sys.executable, "-S", "-c", code], env={}, cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        folder = site / "nnunetv2_airway" / "nnunet_ext"
+        assert result.stdout.split()[0] == os.pathsep.join(["/mine", str(folder)]) and result.stderr == ""
+
+
 def test_an_environment_without_this_package_that_inherits_the_variable_is_not_disturbed(tmp_path):
     blocked = tmp_path / "nnunetv2_airway.py"  # stands in for its absence
     blocked.write_text("raise ModuleNotFoundError('No module', name='nnunetv2_airway')")

@@ -6,6 +6,7 @@ decay is not published; PyTorch's default for AdamW is used.
 
 import math
 
+import numpy as np
 import torch
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
@@ -17,10 +18,11 @@ from torch._dynamo import OptimizedModule
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE, AirwayNetwork
 from nnunetv2_airway.hounsfield import HounsfieldInput, HounsfieldScale
 from nnunetv2_airway.training.augmentation import augment_in_range, rotate_only
+from nnunetv2_airway.training.check_cases import why_no_air
 from nnunetv2_airway.training.micro_batch import MicroBatches, fresh_after_out_of_memory, is_out_of_memory, rehearse
 from nnunetv2_airway.training.networks import WINGSNET, Network
 from nnunetv2_airway.training.phased_trainer import PhasedTrainer
-from nnunetv2_airway.training.plans import check_air, fit_patches
+from nnunetv2_airway.training.plans import fit_patches
 
 CPU_VOXELS = 128**3
 """Voxels of a micro-batch on the CPU, whose memory gives no warning before the process is killed."""
@@ -30,6 +32,7 @@ class AirwayTrainer(PhasedTrainer):
     """Base of the airway recipes; a recipe sets these attributes, those of ``PhasedTrainer``, or any of nnU-Net's."""
 
     monitors_tree = True
+    every_case_has_structure = True
     of_the_class = ("network", "windows", "plans_patch_size", "plans_batch_size")
     network: Network = WINGSNET
     """Row of ``networks``; as nnU-Net has it, the instance's ``network`` is what has been built of it."""
@@ -51,9 +54,8 @@ class AirwayTrainer(PhasedTrainer):
     rehearsed_phase: int | None = None  # -> on_epoch_start
 
     def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
-        """Refuse plans of other data than airways in HU; patch and batch size become the recipe's."""
+        """Refuse plans whose CTs are not in HU; patch and batch size become the recipe's."""
         plans = super().adapt_plans(plans, configuration, dataset_json)
-        check_air(plans.get("foreground_intensity_properties_per_channel", {}))
         plans, self.plans_note = fit_patches(
             plans,
             configuration,
@@ -65,6 +67,10 @@ class AirwayTrainer(PhasedTrainer):
         manager = PlansManager(plans)
         self.hounsfield_scale = _hounsfield_scale(manager, manager.get_configuration(configuration))
         return plans
+
+    def doubt_about(self, voxels: np.ndarray) -> str:
+        """Airways are air."""
+        return why_no_air(voxels, self.hounsfield_scale)
 
     def decided_by(self) -> dict[str, str]:
         """An epoch's length follows from ``patches_per_case``."""

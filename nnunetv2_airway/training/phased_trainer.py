@@ -11,6 +11,7 @@ import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -27,12 +28,13 @@ from nnunetv2_airway.losses.supervision import SupervisionLoss, resolution_weigh
 from nnunetv2_airway.training import monitoring, schedule
 from nnunetv2_airway.training.attributes import apply_class_attributes, misspelt, refuse_contradictions
 from nnunetv2_airway.training.carry_maps import carry_maps
+from nnunetv2_airway.training.check_cases import structure_values
 from nnunetv2_airway.training.checkpoints import keep_earlier, require_whole
 from nnunetv2_airway.training.learning_rate import MilestonesOfPhases
 from nnunetv2_airway.training.maps.kinds import known_maps
 from nnunetv2_airway.training.pictures import draw_patches, draw_progress
 from nnunetv2_airway.training.plans import check_binary
-from nnunetv2_airway.training.preparation import prepare_datasets, structure_values
+from nnunetv2_airway.training.preparation import prepare_datasets
 from nnunetv2_airway.training.sampling.dataset import MappedDataset
 from nnunetv2_airway.training.sampling.loader import PatchLoader
 from nnunetv2_airway.training.schedule import RANDOM, Phase, Sampling
@@ -48,6 +50,8 @@ class PhasedTrainer(nnUNetTrainer):
     """The same in all phases, so that their figures can be compared; None leaves it to nnU-Net."""
     monitors_tree: bool = False
     """Watch tree length detected and leakage, and choose ``checkpoint_best.pth`` by them instead of Dice alone."""
+    every_case_has_structure: bool = False
+    """Refuse cases whose label is empty; at least one has to hold some of the structure in any case."""
     mining_step_size: float = 0.5
     """Step between the windows of the prediction in which hard regions are mined, in window sizes."""
     save_every: int = 5
@@ -90,6 +94,10 @@ class PhasedTrainer(nnUNetTrainer):
         """Refuse plans that cannot be trained, and return those to train with."""
         check_binary(plans, configuration, dataset_json, trainer=type(self).__name__)
         return plans
+
+    def doubt_about(self, voxels: np.ndarray) -> str:
+        """Say why intensities (N,) inside a preprocessed case's label cannot be the structure's; empty, they can."""
+        return ""
 
     def decided_by(self) -> dict[str, str]:
         """Name hyperparameters of nnU-Net's that another attribute of this trainer decides, and which one does."""
@@ -195,7 +203,7 @@ class PhasedTrainer(nnUNetTrainer):
         Cases are split as nnU-Net does. ``get_dataloaders`` loads from the data sets that were prepared last.
 
         Raises:
-            RuntimeError: preprocessed cases cannot be opened.
+            RuntimeError, UserError: preprocessed cases cannot be trained on, see ``check_cases``.
         """
         with replaced("save_json", save_json):  # the splits, which another fold may read at any moment
             split = super().get_tr_and_val_datasets()

@@ -7,9 +7,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_airway.io.errors import UserError
 
-HIGHEST_AIR = -300.0
-"""Median HU inside the labels above which they cannot be airways: lumen is near -1000, small airways near -850."""
-
 
 def fit_patch_size(patch_size: Sequence[int], image_size: Sequence[float], divisor: Sequence[int]) -> list[int]:
     """Shrink a patch to an image: each axis the largest multiple of what the network needs that fits.
@@ -43,24 +40,6 @@ def fit_patch_size(patch_size: Sequence[int], image_size: Sequence[float], divis
         min(wanted, int(size) // factor * factor)
         for wanted, size, factor in zip(patch_size, image_size, divisor, strict=True)
     ]
-
-
-def check_air(intensity_properties: dict[str, dict[str, float]]) -> None:
-    """Refuse data whose airways are not air in Hounsfield units, before hours of training.
-
-    Args:
-        intensity_properties: the plans' ``foreground_intensity_properties_per_channel``, measured inside the labels.
-
-    Raises:
-        UserError: the median inside the labels is above ``HIGHEST_AIR``.
-    """
-    median = intensity_properties.get("0", {}).get("median")
-    if median is not None and median > HIGHEST_AIR:
-        raise UserError(
-            f"the labelled airways have a median intensity of {median:.0f}; air has about -1000 HU. Either the CTs are "
-            f"not in Hounsfield units (values from 0 to 4095 need their rescale intercept, mostly -1024, added), or "
-            f"the labels do not belong to these CTs or are flipped. Mend the raw data set and preprocess again."
-        )
 
 
 def check_binary(plans: dict, configuration: str, dataset_json: dict, *, trainer: str) -> None:

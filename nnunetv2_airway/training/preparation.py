@@ -1,24 +1,19 @@
 """What a phase needs on disk before it can be trained: cases that can be read, maps, mined hard regions."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunetv2_airway.training.check_cases import check_cases, declared_values, structure_values
 from nnunetv2_airway.training.maps.store import MapStore
 from nnunetv2_airway.training.ranks import all_gather, barrier, ranks, shard
 from nnunetv2_airway.training.sampling.dataset import MappedDataset
 from nnunetv2_airway.training.sampling.hard_regions import HardRegions
-
-
-def structure_values(labels: LabelManager) -> tuple[int, ...]:
-    """Return the label's values that are the structure: those of the one region, or the one foreground label."""
-    values = labels.foreground_regions[0] if labels.has_regions else labels.foreground_labels[0]
-    return tuple(values) if isinstance(values, (list, tuple)) else (values,)
 
 
 def prepare_datasets(
@@ -32,9 +27,9 @@ def prepare_datasets(
         validation: of those to validate on.
 
     Raises:
-        RuntimeError: preprocessed cases cannot be opened.
+        RuntimeError, UserError: preprocessed cases cannot be trained on, see ``check_cases``.
     """
-    _require_readable(trainer, training, validation)
+    check_cases(trainer, training, validation)
     maps = {name: _prepare_maps(trainer, name, training, validation) for name in trainer.map_names}
     sampling = trainer.phase.sampling
     hard = {}
@@ -43,36 +38,32 @@ def prepare_datasets(
     return MappedDataset(training, maps, sampling, hard), MappedDataset(validation, maps, trainer.validation_sampling)
 
 
-def _require_readable(trainer: nnUNetTrainer, *datasets: nnUNetBaseDataset) -> None:
-    """Name preprocessed cases that cannot be opened now, not hours later."""
-    damaged = {}
-    for dataset in datasets:
-        for case in dataset.identifiers:
-            try:
-                dataset.load_case(case)
-            except Exception as error:
-                damaged[case] = error
-    if damaged:
-        listed = "; ".join(f"{case}: {error or type(error).__name__}" for case, error in damaged.items())
-        raise RuntimeError(
-            f"preprocessed cases in {trainer.preprocessed_dataset_folder} are damaged: delete their files and run "
-            f"nnUNetv2_preprocess again ({listed})"
-        )
-
-
 def _prepare_maps(trainer: nnUNetTrainer, name: str, *datasets: nnUNetBaseDataset) -> MapStore:
-    """Compute the maps of a kind that some data sets lack, shared out over the ranks, and return the store of all."""
+    """Compute the maps of a kind that some data sets lack, shared out over the ranks, and return the store of all.
+
+    They lie beside the preprocessed cases, or where nothing can be written there, beside the results of all trainers.
+    """
     maps = MapStore(
         Path(trainer.preprocessed_dataset_folder),
         tuple(trainer.configuration_manager.spacing),
         structure_values(trainer.label_manager),
         name,
     )
-    missing = maps.missing(sorted({case for dataset in datasets for case in dataset.identifiers}))
+    cases = sorted({case for dataset in datasets for case in dataset.identifiers})
+    missing = maps.missing(cases)
+    if missing and not maps.is_writable():
+        maps = replace(maps, beside=Path(trainer.output_folder_base).parent)
+        missing = maps.missing(cases)
     if missing:
         trainer.print_to_log_file(f"Computing the {maps.kind.title} of {len(missing)} cases in {maps.folder}")
     processes = min(default_num_processes, os.cpu_count() or 1) // ranks()
-    maps.prepare(datasets[0], shard(missing), processes=processes, progress=trainer.local_rank == 0)
+    maps.prepare(
+        datasets[0],
+        shard(missing),
+        declared=declared_values(trainer.label_manager),
+        processes=processes,
+        progress=trainer.local_rank == 0,
+    )
     barrier()
     return maps
 

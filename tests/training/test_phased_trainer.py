@@ -1,5 +1,6 @@
 """The phases of a training: in one process, without workers, on a small phantom data set."""
 
+import os
 import shutil
 import warnings
 from collections import Counter
@@ -19,6 +20,7 @@ from nnunetv2_airway.trainers.wings_lib import (
     nnUNetTrainerWingsLIBRoot,
 )
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
+from nnunetv2_airway.training.maps.store import MapStore
 from nnunetv2_airway.training.monitoring import LEAKAGE, LENGTH, PRECISION
 from nnunetv2_airway.training.sampling.hard_regions import HardRegions
 from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, RANDOM, Phase
@@ -348,3 +350,15 @@ def test_a_misspelt_attribute_is_pointed_out():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         type("Right", (nnUNetTrainerWings,), {"initial_lr": 1e-3, "something_else": 1})
+
+
+def test_maps_lie_beside_the_results_where_nothing_can_be_written_beside_the_cases(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: "nnUNet_preprocessed" not in str(path))
+    trainer = make(Phased)
+    read = MapStore.missing
+    # as if there were no maps of other tests
+    monkeypatch.setattr(MapStore, "missing", lambda self, cases: read(self, cases) if self.beside else list(cases))
+    trainer.prepare_phase()
+    (folder,) = tmp_path.rglob("*_airway_maps")
+    assert folder.parent == Path(trainer.output_folder_base).parent and len(list(folder.iterdir())) == 5
+    assert trainer.datasets[0].maps["centerline"].folder == folder

@@ -6,8 +6,9 @@ once; at worst a case is computed twice.
 """
 
 import hashlib
+import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import blosc2
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
+from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import atomic_path
 from nnunetv2_airway.io.parallel import finished_cases
 from nnunetv2_airway.training.maps.kinds import MAPS, MapKind
@@ -64,16 +66,18 @@ class MapStore:
     """One kind of map of a preprocessed data set.
 
     Args:
-        preprocessed: folder of the preprocessed cases; the maps lie beside it.
+        preprocessed: folder of the preprocessed cases.
         spacing: of the preprocessed grid, (z, y, x) in mm.
         foreground: the label's values that are the structure.
         name: of the kind, one of ``MAPS``.
+        beside: folder in which the maps' folder lies; None is that of ``preprocessed``.
     """
 
     preprocessed: Path
     spacing: tuple[float, float, float]
     foreground: tuple[int, ...]
     name: str
+    beside: Path | None = None
 
     @property
     def kind(self) -> MapKind:
@@ -83,7 +87,11 @@ class MapStore:
     @property
     def folder(self) -> Path:
         """Where the maps lie: nnU-Net would take them for cases if they lay among these."""
-        return self.preprocessed.with_name(f"{self.preprocessed.name}_{self.kind.folder}")
+        return Path(self.beside or self.preprocessed.parent, f"{self.preprocessed.name}_{self.kind.folder}")
+
+    def is_writable(self) -> bool:
+        """Whether maps can be written into the folder."""
+        return os.access(self.folder if self.folder.exists() else self.folder.parent, os.W_OK)
 
     def fingerprint(self, case: str) -> str:
         """Digest of all that a case's maps depend on.
@@ -106,12 +114,21 @@ class MapStore:
         """List the cases whose maps are not there, cannot be read, or belong to an earlier preprocessing."""
         return [case for case in cases if self._fingerprint_on_disk(case) != self.fingerprint(case)]
 
-    def prepare(self, dataset: nnUNetBaseDataset, cases: Sequence[str], *, processes: int, progress: bool = True):
+    def prepare(
+        self,
+        dataset: nnUNetBaseDataset,
+        cases: Sequence[str],
+        *,
+        declared: Collection[int] = (),
+        processes: int,
+        progress: bool = True,
+    ):
         """Compute the maps of some cases and write them.
 
         Args:
             dataset: reads the preprocessed cases.
             cases: their names.
+            declared: the values that labels may have; empty takes any.
             processes: cases worked on at once; each takes up to 1 GB for a large CT.
             progress: show a progress bar.
 
@@ -123,7 +140,7 @@ class MapStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         # in another order in each training, so that folds started together share the work
         cases = random.sample(cases, len(cases))
-        arguments = {case: (dataset, case) for case in cases}
+        arguments = {case: (dataset, case, tuple(declared)) for case in cases}
         for case, _, error in finished_cases(
             self._prepare_case, arguments, processes=processes, description=self.kind.title, show=progress
         ):
@@ -150,12 +167,18 @@ class MapStore:
         )
         return CaseMap(Stored(values, damaged), points)
 
-    def _prepare_case(self, dataset: nnUNetBaseDataset, case: str) -> None:
+    def _prepare_case(self, dataset: nnUNetBaseDataset, case: str, declared: tuple[int, ...]) -> None:
         fingerprint = self.fingerprint(case)
         if self._fingerprint_on_disk(case) == fingerprint:
             return  # another training was faster
         label = dataset.load_case(case)[1]
-        values, points = self.kind.compute(np.isin(label[0], self.foreground), self.spacing)
+        array = label[0]
+        if declared and not (known := np.isin(array, declared)).all():
+            raise UserError(
+                f"its label holds the value {array[~known].max():g}, which dataset.json does not declare. Mend the "
+                f"label in the raw data set and run nnUNetv2_plan_and_preprocess again"
+            )
+        values, points = self.kind.compute(np.isin(array, self.foreground), self.spacing)
         with atomic_path(self._file(case)) as temporary:
             # the label's own chunks, as both are read together
             shapes = {name: getattr(label, name)[1:] for name in ("chunks", "blocks") if hasattr(label, name)}

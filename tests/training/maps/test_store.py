@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import blosc2
@@ -186,3 +187,17 @@ def test_two_folds_started_together(tmp_path):
 
 if __name__ == "__main__":  # one fold, started by the test above
     prepare_all(Path(sys.argv[1]))
+
+
+def test_values_that_are_not_declared_are_named(dataset, store):
+    store.prepare(dataset, ["a"], declared=(-1, 0, 1), processes=1, progress=False)
+    with pytest.raises(RuntimeError, match=r"of case b could not be .*: its label holds the value 1, which"):
+        store.prepare(dataset, ["a", "b"], declared=(-1, 0, 255), processes=1, progress=False)
+
+
+def test_maps_may_lie_elsewhere(dataset, store, tmp_path):
+    elsewhere = replace(store, beside=tmp_path / "results")
+    assert not elsewhere.folder.exists() and elsewhere.missing(["a"]) == ["a"]
+    elsewhere.prepare(dataset, ["a"], processes=1, progress=False)
+    check(elsewhere, "a", 1)
+    assert elsewhere.folder == tmp_path / "results" / store.folder.name and not store.folder.exists()
