@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
-from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.errors import UserError, some
 
 UNLIKE = 10.0
 """Dice in percent below which a prediction may belong to another CT."""
@@ -59,6 +59,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     # late, so that -h answers at once
     from nnunetv2_airway.evaluation.folder import evaluate_folder
     from nnunetv2_airway.evaluation.summary import is_empty, table
+    from nnunetv2_airway.io.images import upright
 
     output = args.o or args.pred / "evaluation"
     evaluation = evaluate_folder(args.ref, args.pred, output, airway=args.l, processes=args.np, export=args.export)
@@ -89,6 +90,13 @@ def _evaluate(args: argparse.Namespace) -> None:
                 f"{case}: WARNING: {100 * record['reference_left_out']:.1f} % of the reference share no face with the "
                 f"rest of its tree and count as background, as in ATM'22"
             )
+    turned = {case: way for case, record in evaluation.cases.items() if not upright(way := record["orientation"])}
+    if turned:
+        print(
+            f"{some(list(turned))}: WARNING: stored along other axes ({', '.join(sorted(set(turned.values())))}) than "
+            f"ATM'22's references (LPS): the same tree would have other branches there, so that tree length may differ "
+            f"by 1 point and branches by 5. Bring references and predictions to one orientation (SimpleITK.DICOMOrient)"
+        )
     for case in evaluation.missing:
         print(f"{case}: WARNING: no prediction for this reference")
     for case in evaluation.extra:

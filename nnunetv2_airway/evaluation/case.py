@@ -16,13 +16,13 @@ from nnunetv2_airway.evaluation.metrics import Comparison, compare
 from nnunetv2_airway.evaluation.projections import draw_projections
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import read_record, without_nan, write_record
-from nnunetv2_airway.io.images import Grid, read_mask, require_same_geometry
+from nnunetv2_airway.io.images import Grid, orientation, read_mask, require_same_geometry
 from nnunetv2_airway.tree import store as tree_store
 from nnunetv2_airway.tree.branches import measure_branches
 from nnunetv2_airway.tree.export import write_centerline, write_surface
 from nnunetv2_airway.tree.parse import AirwayTree, parse_tree
 
-FORMAT = f"2 {tree_store.FORMAT}"
+FORMAT = f"3 {tree_store.FORMAT}"
 """Another one has every case evaluated again."""
 TREES = "airway_trees"
 """Folder of the references' parsed trees in an evaluation."""
@@ -49,8 +49,8 @@ def evaluate_files(
     Returns:
         The record: both files, ``metrics`` as ``evaluate_case`` gives them with None for nan, ``branches``, each with
         the share ``found`` of its centerline in percent and whether it is ``detected``, and ``reference_left_out``, the
-        share of the reference outside its largest component; with ``from_earlier`` if it was read. What it was made
-        from is its ``fingerprint``.
+        share of the reference outside its largest component, and the ``orientation`` of both files; with
+        ``from_earlier`` if it was read. What it was made from is its ``fingerprint``.
 
     Raises:
         UserError: a file cannot be read or is no mask, or the geometries differ.
@@ -89,6 +89,7 @@ def evaluate_files(
             "metrics": metrics,
             "branches": _branches(comparison),
             "reference_left_out": left_out / max(np.count_nonzero(mask), 1),
+            "orientation": orientation(reference),
             "fingerprint": fingerprint,
         }
     )

@@ -239,6 +239,15 @@ def orientation(image: sitk.Image) -> str:
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
+def upright(letters: str) -> bool:
+    """Whether an orientation has columns from side to side, rows from front to back and planes from feet to head.
+
+    >>> upright("LPS"), upright("RAI"), upright("PSR")
+    (True, True, False)
+    """
+    return all(letter in pair for letter, pair in zip(letters, ("LR", "AP", "SI"), strict=True))
+
+
 def _describe(image: sitk.Image) -> str:
     def listed(values: tuple[float, ...]) -> str:
         return f"({', '.join(f'{value:.6g}' for value in values)})"

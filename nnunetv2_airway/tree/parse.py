@@ -76,8 +76,8 @@ def parse_tree(mask: np.ndarray) -> AirwayTree:
     piece left. The largest of these branches is the trachea; parents and generations follow from which branches share a
     face. Several parents of one branch are fused, an only child is merged with its parent, until neither is left.
 
-    Thinning goes through the voxels in the order of the axes, so that a mask stored with another orientation may give a
-    few branches more or less (ATM_305: 270 to 280): compare predictions on references of one orientation.
+    Thinning goes through the voxels in the order of the axes, so that a mask stored with another orientation has up to
+    a tenth more or fewer branches: compare predictions on references of one orientation.
 
     Args:
         mask: (Z, Y, X), airway where > 0.

@@ -83,6 +83,15 @@ def test_evaluate_tells_by_its_exit_code_that_cases_are_missing(command, tmp_pat
     assert "none of the 1 cases could be evaluated" in result.stderr
 
 
+@pytest.mark.parametrize(("way", "warned"), [("LPS", False), ("RAI", False), ("PSR", True)])
+def test_evaluate_points_out_references_stored_along_other_axes(tmp_path, capsys, in_this_process, way, warned):
+    line = evaluation(tmp_path, {"a": 30}, {"a": 20})
+    for file in tmp_path.rglob("*.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), way), str(file))
+    evaluate.main([str(word) for word in line[1:]])
+    assert ("a: WARNING: stored along other axes (PSR) than" in capsys.readouterr().out) == warned
+
+
 def test_what_a_user_can_mend_ends_in_one_line(command, tmp_path):
     result = command("nnUNetv2_airway_postprocess", "-i", tmp_path, "-o", tmp_path / "out", workspace=tmp_path)
     assert result.returncode == 1
