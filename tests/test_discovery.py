@@ -67,6 +67,13 @@ def test_an_installed_wheel_registers_at_start_up_and_leaves_no_trace(wheel, tmp
     variables = {discovery.VARIABLE: mine}
     assert start_python(tmp_path, **variables) == os.pathsep.join([mine, str(package / "nnunet_ext")])
 
+    # another version, such as a checkout on the path, is no reason for a word
+    init = package / "__init__.py"
+    content = init.read_text()
+    init.write_text("")
+    assert start_python(tmp_path) == "None"
+    init.write_text(content)
+
     # the package is gone but the start-up file is not: silence
     for leftover in tmp_path.iterdir():
         if leftover.name != "nnunetv2_airway.pth":

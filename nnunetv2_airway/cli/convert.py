@@ -268,7 +268,7 @@ def _print(conversion) -> None:
     for kind, word in (("notes", ""), ("warnings", "WARNING: ")):
         cases = defaultdict(list)
         for name, record in conversion.records.items():
-            for text in record[kind]:
+            for text in dict.fromkeys(record[kind]):
                 cases[text].append(name)
         for text, names in cases.items():
             print(f"{some(names)}: {word}{text}")

@@ -44,20 +44,21 @@ def find_cases(images: Path, labels: Path | None, *, suffix: str = "") -> list[C
     if images == labels and not suffix:
         raise UserError(f"{images} holds CTs and labels: say with --label-suffix what the labels' names end with")
     cts = image_files(images)
-    beside = {name for name in cts if suffix and name.endswith(suffix) and name.removesuffix(suffix) in cts}
-    masks_beside = [file for name in beside for file in cts.pop(name)]
     entries = _entries(images)
     for folder in filter(Path.is_dir, entries):
         if any(holds_dicom(files) for _, files in walk([folder])):
             cts.setdefault(folder.name, []).append(folder)
     if not cts and holds_dicom(entries):
         cts[images.name] = [images]
+    beside = {name for name in cts if suffix and name.endswith(suffix) and name.removesuffix(suffix) in cts}
+    masks_beside = [file for name in beside for file in cts.pop(name)]
     if images not in cts.get(images.name, ()):
         _say_what_is_left(images, [*masks_beside, *(file for files in cts.values() for file in files)])
     if labels is None:
         return [case_of(name, files, None) for name, files in sorted(cts.items())]
     masks = {name.removesuffix(suffix): files for name, files in image_files(labels).items() if name.endswith(suffix)}
-    modalities = _dicom_labels(labels, suffix) if labels != images else {}
+    wanted = cts.keys() - masks.keys() if labels != images else ()
+    modalities = _dicom_labels(labels, suffix, wanted)
     if labels != images:
         _say_what_is_left(labels, [*(file for files in masks.values() for file in files), *modalities])
     for entry in modalities:
@@ -85,9 +86,10 @@ def _say_what_is_left(folder: Path, taken: Collection[Path]) -> None:
         print(f"Passed over in {folder}, neither images nor DICOM of a case: {some(other)}")
 
 
-def _dicom_labels(folder: Path, suffix: str) -> dict[Path, str]:
-    """Find what is DICOM in a folder of labels, with its Modality."""
-    found = {entry: modality_of(entry) for entry in _entries(folder) if _name_of(entry).endswith(suffix)}
+def _dicom_labels(folder: Path, suffix: str, cases: Collection[str]) -> dict[Path, str]:
+    """Find the DICOM labels of some cases in a folder of labels, with their Modality."""
+    entries = [entry for entry in _entries(folder) if _name_of(entry).endswith(suffix)]
+    found = {entry: modality_of(entry) for entry in entries if _name_of(entry).removesuffix(suffix) in cases}
     return {entry: modality for entry, modality in found.items() if modality}
 
 

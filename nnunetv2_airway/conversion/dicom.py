@@ -25,10 +25,10 @@ SHORTEST = 11
 TAGS = (
     "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "PatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
-    "RescaleSlope", "RescaleIntercept", "FrameOfReferenceUID", "InstanceNumber", "StudyInstanceUID", "SeriesNumber",
+    "RescaleSlope", "RescaleIntercept", "FrameOfReferenceUID", "InstanceNumber", "SeriesNumber",
 )  # fmt: skip
-OF_ONE_SERIES = ("PatientID", "StudyInstanceUID", "SeriesNumber", "SeriesDescription", "ImageOrientationPatient")
-"""What slices have in common that are one series, although an anonymiser gave each a UID of its own."""
+OF_ONE_SERIES = ("PatientID", "SeriesNumber", "SeriesDescription", "Rows", "Columns")
+"""What slices have in common, beside their orientation, that are one series although they have UIDs of their own."""
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -80,10 +80,17 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """Slices of one series, unsorted."""
+    """Slices of one series, unsorted.
+
+    Args:
+        uid: of the series.
+        slices: its files.
+        joined: they had UIDs of their own.
+    """
 
     uid: str
     slices: tuple[Slice, ...]
+    joined: bool = False
 
     def __str__(self) -> str:
         words = str(self.slices[0].SeriesDescription or "no description")
@@ -178,7 +185,8 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
         overviews = [header for header in slices if header.is_localizer]
         if overviews:
             skipped.append(f"skipped {len(overviews)} localizers of series {uid}")
-        good.append(Series(uid, tuple(header for header in slices if not header.is_localizer)))
+        images = tuple(header for header in slices if not header.is_localizer)
+        good.append(Series(uid, images, joined=any(header.SeriesInstanceUID != uid for header in images)))
     chosen = [series for series in good if series.uid in wanted]
     unusable = set(wanted) & found.keys() - {series.uid for series in good}
     if unusable:
@@ -199,7 +207,11 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
             f"{folder} holds {len(good)} CT series, {len(chosen) or 'none'} of them chosen; choose one with --series "
             f"UID, a thin-slice one with a sharp kernel: {'; '.join(map(str, good))}"
         )
-    return chosen[0], [series.uid for series in good if series is not chosen[0]], notes + skipped
+    return (
+        chosen[0],
+        [series.uid for series in good if series is not chosen[0]],
+        notes + ([_listed(skipped)] if len(skipped) > 5 else skipped),
+    )
 
 
 def _slices_by_series(folder: Path) -> tuple[dict[str, list[Slice]], list[str]]:
@@ -228,21 +240,37 @@ def _slices_by_series(folder: Path) -> tuple[dict[str, list[Slice]], list[str]]:
 
 
 def _with_one_uid(found: Mapping[str, list[Slice]], notes: list[str]) -> dict[str, list[Slice]]:
-    """Take slices that have UIDs of their own, but all else in common, as one series, and say so."""
+    """Join short series that have all but their UIDs in common, to each other or to a long one, and say so."""
     joined = dict(found)
-    alone: dict[str, list[str]] = defaultdict(list)
+    alike: dict[tuple, list[str]] = defaultdict(list)
     for uid, slices in sorted(found.items()):
-        if len(slices) == 1 and not _unusable(slices, shortest=1):
-            alone[str([slices[0].header.get(tag) for tag in OF_ONE_SERIES])].append(uid)
-    for first, *others in alone.values():
-        if len(others) + 1 < SHORTEST:
+        if not _unusable(slices, shortest=1):
+            alike[_kind(slices[0])].append(uid)
+    for kind, uids in alike.items():
+        whole = [uid for uid in uids if len(found[uid]) >= SHORTEST]
+        short = [uid for uid in uids if uid not in whole]
+        numbered = kind[OF_ONE_SERIES.index("SeriesNumber")] is not None
+        slices = [header for uid in short for header in found[uid]]
+        if not short or len(whole) > 1 or (whole and not numbered) or (not whole and len(slices) < SHORTEST):
             continue
-        joined[first] = found[first] + [joined.pop(uid)[0] for uid in others]
+        first = whole[0] if whole else short[0]
+        for uid in short:
+            del joined[uid]
+        joined[first] = (found[first] if whole else []) + slices
         notes.append(
-            f"WARNING: {len(others) + 1} slices with the same SeriesNumber, but each with a SeriesInstanceUID of its "
-            f"own, as some anonymisers leave them, are taken as one series"
+            f"WARNING: {len(slices)} slices with a SeriesInstanceUID of their own, as some anonymisers leave them, but "
+            f"the same SeriesNumber and description, are taken as {'part of' if whole else 'one'} series {first}"
         )
     return joined
+
+
+def _kind(header: Slice) -> tuple:
+    """What slices of one series have in common."""
+    try:
+        cosines = tuple((np.round(header.numbers("ImageOrientationPatient", 6), 2) + 0.0).tolist())
+    except UserError:  # named when the series is read
+        cosines = ()
+    return (*(getattr(header, tag) for tag in OF_ONE_SERIES), cosines)
 
 
 def _listed(skipped: list[str]) -> str:

@@ -31,7 +31,7 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
     """
     first = series.slices[0]
     for header in series.slices:
-        _require_alike(header, first)
+        _require_alike(header, first, joined=series.joined)
     row, column = first.numbers("ImageOrientationPatient", 6).reshape(2, 3)
     normal = np.cross(row, column)
     direction = tuple(np.stack((row, column, normal), axis=1).ravel())
@@ -63,7 +63,7 @@ def _position(header: Slice) -> np.ndarray:
     return header.numbers("ImagePositionPatient", 3)
 
 
-def _require_alike(header: Slice, first: Slice) -> None:
+def _require_alike(header: Slice, first: Slice, *, joined: bool) -> None:
     header.numbers("ImagePositionPatient", 3)
     if (header.numbers("PixelSpacing", 2) <= 0).any():
         raise UserError(f"{header.file}: PixelSpacing must be positive, it is {header.PixelSpacing}: mend it")
@@ -72,7 +72,7 @@ def _require_alike(header: Slice, first: Slice) -> None:
             header.numbers(tag)
     for tag in ("FrameOfReferenceUID", "RescaleSlope", "RescaleIntercept"):
         here, there = getattr(header, tag), getattr(first, tag)
-        if (here is None) != (there is None) or (tag == "FrameOfReferenceUID" and here != there):
+        if (here is None) != (there is None) or (tag == "FrameOfReferenceUID" and here != there and not joined):
             raise UserError(f"slices of one series differ in {tag}: {header.file} has {here}, {first.file} has {there}")
     for tag, (count, tolerance) in SAME.items():
         if not np.allclose(header.numbers(tag, count), first.numbers(tag, count), rtol=0, atol=tolerance):
@@ -99,7 +99,10 @@ def _without_copies(slices: list[Slice], normal: np.ndarray) -> tuple[list[Slice
 
 def _numbering(slices: list[Slice]) -> list[str]:
     """Say so where the slices' numbers do not go with their positions; some scanners number in other ways."""
-    numbers = [int(header.numbers("InstanceNumber")[0]) for header in slices if header.InstanceNumber is not None]
+    try:
+        numbers = [int(header.numbers("InstanceNumber")[0]) for header in slices]
+    except UserError:  # not numbered, or in some other way
+        return []
     if len(set(numbers)) < len(slices):  # not numbered
         return []
     steps = np.diff(numbers)

@@ -62,9 +62,7 @@ def read_label(
     array = whole_numbers(sitk.GetArrayViewFromImage(image))
     found = foreground_values(array)
     listed = ", ".join(f"{value:g}" for value in found)
-    if len(found) == 1 and found[0] == -1:
-        notes.append("label value -1, which is 255 stored with a sign, taken as airway")
-    elif (found < 0).any() or (found != np.round(found)).any():
+    if (found < 0).any() or (found != np.round(found)).any():
         what = "a CT; is it in the wrong folder?" if (found < 0).any() else "a probability map; threshold it first"
         raise UserError(f"{file} must be a label, got the values {listed}: it looks like {what}")
     if values is None:

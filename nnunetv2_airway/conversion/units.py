@@ -94,7 +94,7 @@ def to_hounsfield(
     if why:
         advice = f"state HU = SLOPE * stored + INTERCEPT with --scale SLOPE INTERCEPT {case}"
         raise UserError(
-            f"not in Hounsfield units: {found}; {why}. Convert the original CT, or "
+            f"not in Hounsfield units: {found}; {why}{'' if why.endswith('?') else '.'} Convert the original CT, or "
             f"{(not stated and _advice(stored, case)) or advice}"
         )
     if highest * slope + intercept > HIGHEST and (signed := _as_signed(stored)):

@@ -7,7 +7,6 @@ and turns an axis whose spacing is negative. Nobody knows then which of two spac
 import gzip
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import combinations
@@ -25,11 +24,17 @@ SAME_SPACING = 0.01
 """Two spacings differ by more than rounding where one exceeds the other by this share."""
 SAME_PLACE = 0.1
 """Two geometries differ where a voxel lies farther apart than this, in units of the shortest side of a voxel."""
+SAME_AXES = 0.02
+"""By which the direction cosines of one axis may differ: about one degree."""
 PERPENDICULAR = 0.1
 """Degrees by which axes may miss a right angle, from rounding."""
 VOXELS = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *(.+?) *\r?$", re.MULTILINE | re.IGNORECASE)
 """In a header: the file with the voxels."""
 SPACING = re.compile(rb"^(?:ElementSpacing *=|spacings:)(.*)$", re.MULTILINE | re.IGNORECASE)
+DIRECTIONS = re.compile(rb"^(?:ElementSize *=|space directions:)", re.MULTILINE | re.IGNORECASE)
+"""What gives a spacing, too."""
+UNITS = re.compile(rb"^space units:(.*)$", re.MULTILINE | re.IGNORECASE)
+ORIGIN = re.compile(rb"^(?:Offset *=|Position *=|Origin *=|space origin:)(.*)$", re.MULTILINE | re.IGNORECASE)
 BLOCK = 2**22
 
 
@@ -50,6 +55,12 @@ def check_header(file: Path) -> None:
     elif head.startswith((b"NRRD", b"ObjectType", b"NDims", b"Comment")):
         if found := SPACING.search(head):
             _require_spacing(file, found[0].decode(errors="replace").strip(), _numbers(found[1]))
+        elif (VOXELS.search(head) or b"\n\n" in head) and not DIRECTIONS.search(head):
+            raise UserError(f"{file} has no spacing in its header, and ITK would take 1 mm: write it there")
+        if (found := UNITS.search(head)) and not set(re.findall(rb'"(.*?)"', found[1])) <= {b"mm", b""}:
+            raise UserError(f"{file} must be in mm, its header says {found[0].decode(errors='replace').strip()}")
+        if (found := ORIGIN.search(head)) and not np.isfinite(_numbers(re.sub(rb"[(),]", b" ", found[1]))).all():
+            raise UserError(f"{file} has an origin that is no place: {found[0].decode(errors='replace').strip()}")
         if found := VOXELS.search(head):
             _require_voxels(file, os.fsdecode(found[1]))
 
@@ -104,15 +115,29 @@ def _check_nifti(file: Path, header: nibabel.Nifti1Header) -> None:
                 f"image.set_{name}(...)"
             )
         _require_perpendicular(file, form[:3, :3] / own)
+        if not np.isfinite(form).all():
+            raise UserError(f"{file} has a {name} with an origin that is no place: {_listed(form[:3, 3])}")
+    if header["magic"].item()[:2] == b"n+" and header["vox_offset"] < header.single_vox_offset:
+        raise UserError(
+            f"{file} says that its voxels begin at byte {int(header['vox_offset'])}, inside its header: write "
+            f"{header.single_vox_offset} there if they follow it, or convert again"
+        )
     if len(forms) == 2:
         corners = np.array(np.meshgrid(*([0, side - 1] for side in header.get_data_shape()[:3]))).reshape(3, -1)
         first, second = (form[:3, :3] @ corners + form[:3, 3:] for form in forms.values())
         apart = np.linalg.norm(first - second, axis=0).max()
+        axes = [form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in forms.values()]
+        if not np.allclose(*axes, atol=SAME_AXES):
+            raise UserError(
+                f"{file} contradicts itself: its sform and qform have other axes, voxels lie up to {apart:.3g} mm "
+                f"apart. Find out which is right and write it into both, with nibabel: image.set_sform(...), "
+                f"image.set_qform(...)"
+            )
         if apart > SAME_PLACE * spacing.min():
-            warnings.warn(
-                f"{file}: sform and qform lie up to {apart:.3g} mm apart; tools that read the one or the other will "
-                f"not agree where the voxels are",
-                stacklevel=2,
+            print(
+                f"{file}: WARNING: sform and qform lie up to {apart:.3g} mm apart; tools that read the one or the "
+                f"other will not agree where the voxels are",
+                flush=True,
             )
     if header.get_data_dtype().kind == "f":
         _require_numbers(file, header)

@@ -33,9 +33,9 @@ def check_splits(file: Path, fold: int, known: Collection[str]) -> None:
     try:
         splits = json.loads(file.read_text(encoding="utf-8"))
         lists = {part: splits[fold][part] for part in ("train", "val")} if fold < len(splits) else {}
-        cases = [case for names in lists.values() for case in names]
-        if not all(isinstance(case, str) for case in cases):
-            raise TypeError("a case is named by a string")
+        for names in lists.values():
+            if not isinstance(names, list) or not all(isinstance(case, str) for case in names):
+                raise TypeError("cases are a list of names")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} must be {FORM}; it is not ({type(error).__name__}: {error})") from error
     for part, names in lists.items():

@@ -67,7 +67,7 @@ def test_labels_with_a_suffix_and_lumen(run, tmp_path, scans, write):
     assert np.array_equal(sitk.GetArrayFromImage(label), walls == 1)
 
 
-def test_labels_beside_their_cts(run, tmp_path, scans, write):
+def test_labels_beside_their_cts(run, tmp_path, scans, write, write_dicom):
     cts = tmp_path / "cts"
     for name, (hu, mask) in zip("ab", scans, strict=False):
         write(cts / f"{name}.nii.gz", hu)
@@ -77,9 +77,20 @@ def test_labels_beside_their_cts(run, tmp_path, scans, write):
     output = run("-i", cts, "-l", cts, "-d", 510, "--label-suffix", "_airway")
     assert "2 training and 0 test cases are in" in output
     assert output.count(f"Passed over in {cts}, neither images nor DICOM of a case: notes.txt\n") == 1
+    write_dicom(cts / "c", scans[2][0])
+    write(cts / "c_airway.nii.gz", scans[2][1])
+    assert "3 training and 0 test cases" in run("-i", cts, "-l", cts, "-d", 510, "--label-suffix", "_airway")
     output = run("-i", cts, "--images-only", "--label-suffix", "_airway", "-o", tmp_path / "out")
-    assert "2 CTs for nnUNetv2_predict are in" in output
+    assert "3 CTs for nnUNetv2_predict are in" in output
     assert "of a case: a_airway.nii.gz, b_airway.nii.gz, notes.txt\n" not in output, "masks are known by their suffix"
+
+
+def test_dicom_among_the_labels_that_is_no_label_is_passed_over(run, tmp_path, scans, write, write_dicom):
+    write_dicom(tmp_path / "cts" / "a", scans[0][0])
+    write(tmp_path / "a.nii.gz", scans[0][1])
+    write_dicom(tmp_path / "a", scans[0][0])
+    output = run("-i", tmp_path / "cts", "-l", tmp_path, "-d", 510)
+    assert f"Passed over in {tmp_path}, neither images nor DICOM of a case: a, cts\n" in output
 
 
 @pytest.mark.parametrize(

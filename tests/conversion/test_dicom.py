@@ -334,9 +334,13 @@ def test_slices_with_a_uid_each_are_one_series(tmp_path, hu, grid, write_dicom):
         write_dicom(tmp_path / str(number), plane[None], above, SeriesNumber=3, StudyInstanceUID="1.2")
     volume, found, (note,) = read(tmp_path)
     assert np.array_equal(volume, hu) and found.spacing == pytest.approx(grid.spacing)
-    assert note.startswith(
-        "WARNING: 40 slices with the same SeriesNumber, but each with a SeriesInstanceUID of its own"
-    )
+    assert note.startswith("WARNING: 40 slices with a SeriesInstanceUID of their own")
+    for number, file in enumerate(sorted(tmp_path.rglob("*.dcm"))):  # orientation with a sign of nothing
+        header = pydicom.dcmread(file)
+        header.ImageOrientationPatient = [*header.ImageOrientationPatient[:5], 1e-6 if number % 2 else -0.0]
+        header.FrameOfReferenceUID = f"1.2.{number}"
+        header.save_as(file)
+    assert np.array_equal(read(tmp_path)[0], hu)
     for number, file in enumerate(sorted(tmp_path.rglob("*.dcm"))):  # two scans
         header = pydicom.dcmread(file)
         header.SeriesNumber = 3 + number % 2
@@ -380,3 +384,21 @@ def test_rows_and_columns_are_perpendicular(tmp_path, hu, write_dicom, cosines):
         header.save_as(file)
     with pytest.raises(ValueError, match=r"not perpendicular|without a direction"):
         read(tmp_path)
+
+
+def test_the_last_slices_with_uids_of_their_own_belong_to_their_series(tmp_path, hu, grid, write_dicom):
+    uid = write_dicom(tmp_path / "most", hu[:34], grid, SeriesNumber=3)
+    for number, plane in enumerate(hu[34:], 34):
+        above = replace(grid, origin=(*grid.origin[:2], grid.origin[2] + grid.spacing[2] * number))
+        write_dicom(tmp_path / str(number), plane[None], above, SeriesNumber=3)
+    volume, _, (note,) = read(tmp_path)
+    assert np.array_equal(volume, hu) and note.endswith(f"are taken as part of series {uid}")
+
+
+def test_numbers_of_slices_are_not_needed(tmp_path, hu, write_dicom):
+    write_dicom(tmp_path, hu)
+    header = pydicom.dcmread(tmp_path / "0003.dcm")
+    number = pydicom.tag.Tag("InstanceNumber")
+    header[number] = pydicom.dataelem.RawDataElement(number, "IS", 4, b"3,5 ", 0, False, True)
+    header.save_as(tmp_path / "0003.dcm")
+    assert np.array_equal(read(tmp_path)[0], hu)

@@ -2,7 +2,6 @@
 
 import re
 import struct
-import warnings
 
 import nibabel
 import numpy as np
@@ -82,13 +81,67 @@ def test_two_spacings_in_one_header_are_both_named(nifti, form):
         read_volume(file)
 
 
-def test_forms_that_lie_apart_are_warned_of(nifti):
-    moved = affine(x3=5.0)
-    with pytest.warns(UserWarning, match="sform and qform lie up to 5 mm apart"):
-        read_volume(nifti(sform=affine(), qform=moved))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        read_volume(nifti(sform=affine(), qform=affine(x3=0.01)))
+def test_forms_that_lie_apart_are_warned_of(nifti, capsys):
+    read_volume(nifti(sform=affine(), qform=affine(x3=5.0)))
+    assert "ct.nii: WARNING: sform and qform lie up to 5 mm apart" in capsys.readouterr().out
+    read_volume(nifti(sform=affine(), qform=affine(x3=0.01)))
+    assert capsys.readouterr().out == ""
+
+
+def test_forms_with_other_axes_are_refused(nifti):
+    mirrored = affine()
+    mirrored[0] *= -1
+    with pytest.raises(ValueError, match="sform and qform have other axes, voxels lie up to"):
+        read_volume(nifti(sform=affine(), qform=mirrored))
+
+
+def test_the_last_voxel_of_a_large_volume_is_looked_at(tmp_path):
+    voxels = np.zeros((110, 100, 110), np.float32)  # more than a block of 4 MiB
+    image = nibabel.Nifti1Image(voxels, np.eye(4))
+    nibabel.save(image, tmp_path / "good.nii")
+    assert read_volume(tmp_path / "good.nii").GetSize() == voxels.shape
+    for value in (np.nan, np.inf):
+        voxels[-1, -1, -1] = value
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "bad.nii")
+        with pytest.raises(ValueError, match="no numbers"):
+            read_volume(tmp_path / "bad.nii")
+
+
+def test_voxels_do_not_begin_inside_the_header(nifti):
+    file = nifti(sform=affine())
+    content = bytearray(file.read_bytes())
+    content[108:112] = np.float32(0).tobytes()
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="begin at byte 0, inside its header"):
+        read_volume(file)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("NRRD0004\ntype: short\ndimension: 3\nsizes: 6 5 4\nencoding: ascii\n\n", "has no spacing"),
+        (
+            'NRRD0004\ntype: short\ndimension: 3\nspace dimension: 3\nsizes: 6 5 4\nspace units: "cm" "cm" "cm"\n'
+            "space directions: (9,0,0) (0,9,0) (0,0,9)\nencoding: ascii\n\n",
+            "must be in mm",
+        ),
+        (
+            "ObjectType = Image\nNDims = 3\nBinaryData = False\nDimSize = 6 5 4\nElementType = MET_SHORT\n"
+            "ElementDataFile = LOCAL\n",
+            "has no spacing",
+        ),
+        (
+            "ObjectType = Image\nNDims = 3\nBinaryData = False\nOffset = nan 0 0\nElementSpacing = 9 9 9\n"
+            "DimSize = 6 5 4\nElementType = MET_SHORT\nElementDataFile = LOCAL\n",
+            "no place",
+        ),
+    ],
+)
+def test_what_itk_would_guess_is_refused(tmp_path, head, words):
+    file = tmp_path / ("a.nrrd" if head.startswith("NRRD") else "a.mha")
+    file.write_text(head + " ".join(map(str, range(120))) + "\n")
+    with pytest.raises(ValueError, match=words):
+        read_volume(file)
 
 
 @pytest.mark.parametrize(("unit", "length"), [(1, "2.4e+04"), (3, "0.024")])

@@ -206,7 +206,7 @@ def test_voxels_in_other_files_or_as_text_are_left_to_itk(tmp_path):
     (tmp_path / "b.nrrd").write_text(text + "\n".join(map(str, array.ravel())))
     (tmp_path / "c.mha").write_text(
         "ObjectType = Image\nNDims = 3\nBinaryData = False\nDimSize = 6 5 4\nElementType = MET_SHORT\n"
-        "ElementDataFile = LOCAL\n" + " ".join(map(str, array.ravel())) + "\n"
+        "ElementSpacing = 1 1 1\nElementDataFile = LOCAL\n" + " ".join(map(str, array.ravel())) + "\n"
     )
     for name in ("a.nrrd", "b.nrrd", "c.mha"):
         assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / name)), array), name

@@ -18,7 +18,8 @@ def file(tmp_path):
 def test_a_good_fold_passes_whatever_the_others(file, content):
     file.write_text(json.dumps(content))
     check_splits(file, 0, KNOWN)
-    check_splits(file, 7, KNOWN)  # nnU-Net then splits at random
+    for fold in (len(content), 7):
+        check_splits(file, fold, KNOWN)  # nnU-Net then splits at random
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,9 @@ def test_a_good_fold_passes_whatever_the_others(file, content):
         ({"train": KNOWN[:6], "val": ["ATM_006", "ATM_099"]}, "fold 0, val: no preprocessed case is called ATM_099"),
         ({"train": KNOWN, "val": []}, "fold 0, val: the list is empty"),
         ({"train": KNOWN}, "must be [{"),
-        ({"train": [1, 2], "val": [3]}, "named by a string"),
+        ({"train": [1, 2], "val": [3]}, "a list of names"),
+        ({"train": "ATM_000", "val": ["ATM_001"]}, "a list of names"),
+        ({"train": {"ATM_000": 1}, "val": ["ATM_001"]}, "a list of names"),
         ([KNOWN[:6], KNOWN[6:]], "must be [{"),
     ],
 )
