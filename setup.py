@@ -14,7 +14,7 @@ STARTUP_FILE = "nnunetv2_airway.pth"
 # site.py executes lines that start with "import"; the exec keeps it silent where the package itself is gone.
 STARTUP_LINE = (
     'import sys; exec("try:\\n import nnunetv2_airway\\nexcept ImportError:\\n pass\\nelse:\\n'
-    " [sys.modules.pop(name) for name in ('nnunetv2_airway.discovery', 'nnunetv2_airway')]\")\n"
+    " [sys.modules.pop(name, None) for name in ('nnunetv2_airway.discovery', 'nnunetv2_airway')]\")\n"
 )
 
 
@@ -104,6 +104,7 @@ setup(
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",
             "nnUNetv2_airway_demo = nnunetv2_airway.cli.demo:main",
             "nnUNetv2_airway_evaluate = nnunetv2_airway.cli.evaluate:main",
+            "nnUNetv2_airway_measure = nnunetv2_airway.cli.measure:main",
             "nnUNetv2_airway_phantom = nnunetv2_airway.cli.phantom:main",
             "nnUNetv2_airway_postprocess = nnunetv2_airway.cli.postprocess:main",
             "nnUNetv2_airway_report = nnunetv2_airway.cli.report:main",

@@ -10,6 +10,8 @@ from nnunetv2_airway.io.files import write_text
 from nnunetv2_airway.report.tables import Model, fill, find_template, read_models, template_names
 
 PAGE = ".html"
+MEASURED = "trees.csv"
+"""Stands in a folder of ``nnUNetv2_airway_measure``."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,7 +22,12 @@ def build_parser() -> argparse.ArgumentParser:
         "that needs no other, and as rows in a table of published figures.",
     )
     parser.add_argument(
-        "-i", type=Path, nargs="+", required=True, metavar="FOLDER", help="what nnUNetv2_airway_evaluate has written"
+        "-i",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FOLDER",
+        help="what nnUNetv2_airway_evaluate has written, or nnUNetv2_airway_measure",
     )
     parser.add_argument(
         "-n",
@@ -55,6 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    if any((folder / MEASURED).is_file() for folder in args.i):
+        _report_measured(args)
+        return
     models = read_models(args.i, args.n)
     files = args.o or []
     pages = [file for file in files if file.suffix == PAGE]
@@ -70,6 +80,17 @@ def _report(args: argparse.Namespace) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, tables[file] if file in tables else _page(args, models))
         print(f"wrote {file}: {', '.join(f'{model.name} ({len(model.metrics)} cases)' for model in models)}")
+
+
+def _report_measured(args: argparse.Namespace) -> None:
+    from nnunetv2_airway.report.page.write import make_measured_page
+
+    if len(args.i) > 1 or len(args.o or []) != 1 or args.o[0].suffix != PAGE:
+        raise UserError("a measurement is shown on a page of its own: -i FOLDER -o report.html")
+    (file,) = args.o
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, make_measured_page(args.i[0], ct=args.ct, processes=args.np))
+    print(f"wrote {file}")
 
 
 def _table(name: str, ending: str, models: Sequence[Model]) -> str:

@@ -127,12 +127,13 @@ def read_volume(file: Path) -> sitk.Image:
     return image
 
 
-def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
+def read_mask(file: Path, airway: Collection[int] | None = None, threshold: float | None = None) -> sitk.Image:
     """Read an airway mask.
 
     Args:
         file: the mask.
         airway: the values that are airway; by default the only one besides 0.
+        threshold: of a probability map: what lies above is airway.
 
     Returns:
         Image of 8-bit values, 1 inside airways and 0 elsewhere.
@@ -143,11 +144,18 @@ def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
     """
     image = read_volume(file)
     array = whole_numbers(sitk.GetArrayViewFromImage(image))
-    if airway is None:
+    if threshold is not None:
+        if array.min() < 0 or array.max() <= threshold:
+            raise UserError(
+                f"{file} must be a map of probabilities, from 0 to above {threshold:g}, got {array.min():g} to "
+                f"{array.max():g}"
+            )
+        mask = array > threshold
+    elif airway is None:
         values = foreground_values(array)
         if len(values) > 1:
             if (values != np.round(values)).any():
-                advice = "Is it a probability map? Threshold it first"
+                advice = "Is it a probability map? Threshold it first; nnUNetv2_airway_measure has --threshold"
             elif values[0] < 0:
                 advice = "Is it a CT? Look whether this is the right folder"
             else:
@@ -167,7 +175,12 @@ def read_mask(file: Path, airway: Collection[int] | None = None) -> sitk.Image:
 
 
 def whole_numbers(array: np.ndarray) -> np.ndarray:
-    """Round labels that are whole numbers but for rounding, as those that a header scales; others stay as they are."""
+    """Give labels their values back: those that a header scales are rounded, and 255 stored with a sign is no -1.
+
+    Others stay as they are.
+    """
+    if array.dtype.kind in "if" and array.min() == -1 and array.max() <= 0 and np.isin(array, (-1, 0)).all():
+        return np.where(array == -1, np.uint8(255), np.uint8(0))
     if array.dtype.kind != "f":
         return array
     rounded = np.rint(array)

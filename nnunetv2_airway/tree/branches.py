@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra, minimum_spanning_tree
 from scipy.spatial import KDTree
 
+from nnunetv2_airway.tree.components import with_neighbours
 from nnunetv2_airway.tree.parse import AirwayTree, touching_pairs
 
 Voxel = tuple[int, int, int]
@@ -106,6 +107,15 @@ def nearest_on_line(tree: AirwayTree, voxels: np.ndarray, spacing: Sequence[floa
 def _ratios(spacing: Sequence[float]) -> np.ndarray:
     """Spacing in units of its shortest side, rounded: one of another scale decides alike between equal distances."""
     return np.round(np.asarray(spacing, float) / np.min(spacing), 6)
+
+
+def inscribed_radius(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:
+    """Find the radius in mm of the largest sphere inside the airways around each voxel of ``tree.line``, (M,)."""
+    spacing = np.asarray(spacing, float)
+    airway = np.pad(tree.labels > 0, 1)
+    rim = np.argwhere(airway ^ with_neighbours(airway)) - 1
+    # to a voxel's edge, not its centre
+    return KDTree(rim * spacing).query(tree.line * spacing)[0] - spacing.min() / 2
 
 
 def line_lengths(tree: AirwayTree, spacing: Sequence[float]) -> np.ndarray:

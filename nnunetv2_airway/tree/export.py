@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from plyfile import PlyData, PlyElement
-from scipy.spatial import KDTree
 
 from nnunetv2_airway.io.files import atomic_path, write_json, write_text
 from nnunetv2_airway.io.images import Grid
-from nnunetv2_airway.tree.branches import Branch, paths_from_trachea
-from nnunetv2_airway.tree.components import with_neighbours
+from nnunetv2_airway.tree.branches import Branch, inscribed_radius, paths_from_trachea
 from nnunetv2_airway.tree.parse import AirwayTree
 from nnunetv2_airway.tree.surface import surface
 
@@ -55,14 +53,11 @@ def to_world(grid: Grid, voxels: np.ndarray) -> np.ndarray:
 
 def measure_centerline(tree: AirwayTree, grid: Grid) -> Centerline:
     """Lay out the centerline of a tree with at least one branch; ``grid`` is that of its mask."""
-    spacing = np.array(grid.spacing[::-1])
-    airway = tree.labels > 0
-    rim = np.argwhere(np.pad(airway, 1) ^ with_neighbours(np.pad(airway, 1))) - 1
-    outside = KDTree(rim * spacing).query(tree.line * spacing)[0]
+    spacing = grid.spacing[::-1]
     distance, before = paths_from_trachea(tree, spacing)
     return Centerline(
         points=to_world(grid, tree.line),
-        radius=outside - spacing.min() / 2,  # a voxel's edge, not its centre
+        radius=inscribed_radius(tree, spacing),
         branch=tree.line_branch.astype(int),
         lines=_lines(distance, before, tree.line_branch),
     )

@@ -19,7 +19,8 @@ PREDICTION[2, 3, 4] = 1  # false
     ],
 )
 def test_colours_tell_found_missed_and_false(axis, expected):
-    image = project(PREDICTION, REFERENCE, axis)
+    found, missed, false = PREDICTION & REFERENCE, REFERENCE & ~PREDICTION & 1, PREDICTION & ~REFERENCE & 1
+    image = project([found, missed, false], [FOUND, MISSED, FALSE], axis)
     assert image.shape == (*np.delete(REFERENCE.shape, axis), 3)
     for pixel, colour in expected.items():
         assert image[pixel] == pytest.approx(colour)

@@ -37,6 +37,7 @@ FIGURES = {
 SHORT = 13
 """Characters of a name that have room below an axis."""
 WORDS = {"tree_length_detected": "tree length", "branch_detected": "branches"}
+OF_GENERATION = {"Length, mm": "length_mm", "Mean diameter, mm": "diameter_mm"}
 GROUPS = {"Airway diameter, mm": "by_diameter", "Generation": "by_generation"}
 
 
@@ -105,6 +106,43 @@ def by_groups(models: Models) -> list[Drawing]:
         axes.legend(frameon=False, fontsize=9, loc="lower left")
         drawings.append(Drawing(f"Detected by {title[0].lower()}{title[1:]}", _svg(figure, title), "; ".join(words)))
     return drawings
+
+
+@rc_context(STYLE)
+def generations_beside_others(case: str, summaries: Mapping[str, dict]) -> list[Drawing]:
+    """Draw a measured tree's length and diameter by generation, beside the mean of the other cases.
+
+    Args:
+        case: its name.
+        summaries: those of all cases by name, as ``Branches.summary``.
+    """
+    drawings = []
+    for title, name in OF_GENERATION.items():
+        figure, axes = _axes(5.6)
+        groups = {other: _by_generation(summary, name) for other, summary in summaries.items()}
+        own = groups.pop(case)
+        words = [f"{case}: {', '.join(f'{key} {value:.1f}' for key, value in own.items())}"]
+        means = {}
+        for key in sorted({key for group in groups.values() for key in group}):
+            values = [group[key] for group in groups.values() if key in group]
+            means[key] = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        if means:
+            places, (middle, spread) = list(means), zip(*means.values(), strict=True)
+            label = f"mean of {len(groups)} other{'s' * (len(groups) > 1)}"
+            axes.plot(places, middle, "--", color=COLOURS[1], marker="o", markersize=4, label=label)
+            low, high = ([max(m + sign * s, 0) for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
+            axes.fill_between(places, low, high, color=COLOURS[1], alpha=0.15, linewidth=0)
+            words.append(f"{label}: {', '.join(f'{key} {mean:.1f}' for key, (mean, _) in means.items())}")
+        axes.plot(list(own), list(own.values()), "-", color=COLOURS[0], marker="o", markersize=4, label=_short(case))
+        axes.set(xlabel="Generation", ylabel=title, ylim=(0, None), xticks=range(max([*own, *means], default=0) + 1))
+        axes.legend(frameon=False, fontsize=9)
+        drawings.append(Drawing(title, _svg(figure, f"{case} {title}"), "; ".join(words)))
+    return drawings
+
+
+def _by_generation(summary: dict, name: str) -> dict[int, float]:
+    found = {int(key): group[name] for key, group in summary["by_generation"].items()}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _draw_means(

@@ -18,6 +18,8 @@ from scipy.spatial import KDTree
 from nnunetv2_airway.evaluation.case import read_evaluated, reference_tree
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.images import Grid, read_mask, read_volume, require_same_geometry
+from nnunetv2_airway.measurement.case import read_measured
+from nnunetv2_airway.measurement.measure import measure_image
 from nnunetv2_airway.tree.branches import nearest_on_line
 from nnunetv2_airway.tree.components import bounding_box
 from nnunetv2_airway.tree.parse import AirwayTree
@@ -38,6 +40,14 @@ SIDE = 1.0
 MAX_VOXELS = 5_000_000
 """Of that CT at most; voxels become larger where the airways take more room."""
 QUALITY = 45
+SHOWN = {
+    "number": "number",
+    "generation": "generation",
+    "parent": "parent",
+    "length": "length_mm",
+    "diameter": "diameter_mm",
+}
+"""Of a measured branch, for the list and the colours."""
 
 
 def make_scene(case: str, evaluations: Sequence[Path], ct: Path | None = None) -> dict:
@@ -88,11 +98,71 @@ def make_scene(case: str, evaluations: Sequence[Path], ct: Path | None = None) -
     }
 
 
-class _Frame:
-    """Positions on the page of voxels (N, 3), as (plane, row, column)."""
+def make_measured_scene(case: str, measurement: Path, ct: Path | None = None) -> dict:
+    """Collect what the page shows of a case that was measured.
 
-    def __init__(self, image: sitk.Image):
-        self.grid = Grid.of(image)
+    Args:
+        case: its name.
+        measurement: folder of ``nnUNetv2_airway_measure``.
+        ct: on the grid of the mask.
+
+    Returns:
+        As ``make_scene`` does, without predictions; ``branches`` with ``facts``, names and words for each.
+
+    Raises:
+        UserError: the mask has changed since, cannot be read, or the CT is on another grid.
+    """
+    record = read_measured(measurement, case)
+    made_from = record["fingerprint"]
+    image = read_mask(Path(record["mask_file"]), made_from["airway"], made_from["threshold"])
+    measured = measure_image(image)
+    spacing = measured.grid.spacing[::-1]
+    airways = measured.tree.labels > 0
+    return {
+        "case": case,
+        "branches": [
+            {**{name: _rounded(branch[key]) for name, key in SHOWN.items()}, "facts": _facts(branch)}
+            for branch in record["branches"]
+        ],
+        "reference": _reference(measured.tree, airways, [], spacing, _Frame(image, measured.grid)),
+        "predictions": [],
+        "ct": _ct(ct, image, sitk.GetArrayViewFromImage(image) > 0) if ct else None,
+    }
+
+
+def _rounded(value: float | None) -> float:
+    return round(value or 0, 2)
+
+
+def _facts(branch: dict) -> list[list[str]]:
+    """What is said of a branch that is picked: names and words."""
+
+    def words(key: str, unit: str, digits: int = 1) -> str:
+        value = branch[key]
+        return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+    least, most = words("diameter_min_mm", ""), words("diameter_max_mm", " mm")
+    return [
+        ["branch", str(branch["number"])],
+        ["generation", str(branch["generation"])],
+        ["parent", str(branch["parent"] or "none")],
+        ["children", ", ".join(map(str, branch["children"])) or "none"],
+        ["length", words("length_mm", " mm")],
+        ["diameter", f"{words('diameter_mm', ' mm')} ({least} to {most})"],
+        ["corrected", words("diameter_corrected_mm", " mm")],
+        ["taper", words("taper_percent_per_mm", " % a mm", 2)],
+        ["cross-section", words("area_mm2", " mm²")],
+        ["volume", words("volume_mm3", " mm³", 0)],
+        ["angle to parent", words("angle_deg", "°", 0)],
+        ["tortuosity", words("tortuosity", "", 2)],
+    ]
+
+
+class _Frame:
+    """Positions on the page of voxels (N, 3), as (plane, row, column), of an image or of another grid."""
+
+    def __init__(self, image: sitk.Image, grid: Grid | None = None):
+        self.grid = grid or Grid.of(image)
         upright = sitk.DICOMOrient(image, "LPS")
         self.axes = np.array(upright.GetDirection()).reshape(3, 3)
         self.origin = np.array(upright.GetOrigin())

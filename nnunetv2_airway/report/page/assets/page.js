@@ -21,6 +21,7 @@
     ...(models.length === 2 ? [{ name: "difference of the models", paint: paintDifference }] : []),
     ...models.map((model, k) => ({ name: models.length > 1 ? `found by ${model}` : "found or missed", paint: () => paintFound(k) })),
     { name: "generation", paint: paintGenerations },
+    ...(models.length ? [] : [{ name: "diameter", paint: paintDiameters }, { name: "branch", paint: paintBranches }]),
   ];
   ways.forEach(({ name }, k) => $("#colour").add(new Option(name, k)));
 
@@ -36,7 +37,7 @@
   }
 
   function isShown(kind) {
-    return inputs.find((input) => input.dataset.kind === kind).checked;
+    return inputs.find((input) => input.dataset.kind === kind)?.checked ?? true;
   }
 
   /** Draw the reference: the colour of each vertex, and which triangles, by how many of their corners were found. */
@@ -84,7 +85,7 @@
   }
 
   function paintGenerations() {
-    const found = (k) => shown.reference.found.some((each) => each[k]);
+    const found = (k) => !models.length || shown.reference.found.some((each) => each[k]);
     const of = new Map(shown.branches.map((branch) => [branch.number, branch.generation]));
     const name = (k) => generations[Math.min(of.get(shown.reference.branch[k]), generations.length - 1)];
     paintReference(name, found);
@@ -92,6 +93,22 @@
     const most = Math.max(...of.values(), 0);
     legend($("#legend"), generations.slice(0, most + 1).map((colour, k) => [colour, `${k}`]));
     $("#legend").prepend("generation");
+  }
+
+  /** Widest airways have the first colour, as the trachea has among generations; a step is the same factor. */
+  function paintDiameters() {
+    const widest = 16;
+    const place = (diameter) => Math.round((generations.length - 1) * Math.min(Math.max(Math.log2(widest / diameter) / 4, 0), 1));
+    const of = new Map(shown.branches.map((branch) => [branch.number, generations[place(branch.diameter)]]));
+    paintReference((k) => of.get(shown.reference.branch[k]), () => 1);
+    legend($("#legend"), [16, 8, 4, 2, 1].map((diameter) => [generations[place(diameter)], `${diameter} mm`]));
+    $("#legend").prepend("diameter");
+  }
+
+  /** Neighbouring numbers get colours far from each other. */
+  function paintBranches() {
+    paintReference((k) => `hsl(${Math.round((shown.reference.branch[k] * 137.5) % 360)}, 60%, ${45 + 10 * (shown.reference.branch[k] % 3)}%)`, () => 1);
+    legend($("#legend"), []);
   }
 
   function paint() {
@@ -110,6 +127,15 @@
       paint();
       return;
     }
+    if (branch.facts) facts(branch.facts);
+    else factsOf(branch);
+    const middle = shown.middles[number - 1];
+    if (slices.ct) slices.go(middle);
+    if (centre && viewer?.isNear()) viewer.centre(middle);
+    paint();
+  }
+
+  function factsOf(branch) {
     const detected = (k) => `${branch.found[k].toFixed(0)} %, ${branch.detected[k] ? "detected" : "missed"}`;
     facts([
       ["branch", branch.number],
@@ -119,10 +145,6 @@
       ["diameter", `${branch.diameter.toFixed(1)} mm`],
       ...models.map((model, k) => [models.length > 1 ? `found by ${model}` : "found", detected(k)]),
     ]);
-    const middle = shown.middles[number - 1];
-    if (slices.ct) slices.go(middle);
-    if (centre && viewer?.isNear()) viewer.centre(middle);
-    paint();
   }
 
   function facts(rows) {
@@ -151,11 +173,13 @@
   }
 
   function listBranches() {
-    const order = [...shown.branches].sort((a, b) => Math.min(...a.found) - Math.min(...b.found) || b.length - a.length);
+    const least = (branch) => (models.length ? Math.min(...branch.found) : branch.generation);
+    const order = [...shown.branches].sort((a, b) => least(a) - least(b) || b.length - a.length);
     const options = order.map((branch) => {
-      const text = `${branch.number}: ${branch.length.toFixed(0)} mm, generation ${branch.generation}, ${branch.found.map((share) => `${share.toFixed(0)} %`).join(" and ")}`;
+      const last = models.length ? branch.found.map((share) => `${share.toFixed(0)} %`).join(" and ") : `⌀ ${branch.diameter.toFixed(1)} mm`;
+      const text = `${branch.number}: ${branch.length.toFixed(0)} mm, generation ${branch.generation}, ${last}`;
       const option = new Option(text, branch.number);
-      if (branch.detected.includes(false)) option.dataset.missed = "1";
+      if (branch.detected?.includes(false)) option.dataset.missed = "1";
       return option;
     });
     $("#branch").replaceChildren(new Option("choose one", ""), ...options);
@@ -190,7 +214,8 @@
       { mesh, colour: colours.outline[0], width: 2.5 }, // seen beside those that are drawn over it
       ...predictions.map((each, k) => ({ mesh: each.mesh, colour: colours.outline[k + 1], dash: k ? [6, 4] : [] })),
     ]);
-    legend($("#outlines"), [[colours.outline[0], "reference"], ...models.map((model, k) => [colours.outline[k + 1], model])]);
+    legend($("#outlines"), [[colours.outline[0], models.length ? "reference" : "airways"], ...models.map((model, k) => [colours.outline[k + 1], model])]);
+    if (packed.drawings) $("#drawings").innerHTML = packed.drawings.join("");
     listBranches();
     choose(0, false);
     $("#case").value = index;
@@ -225,8 +250,8 @@
   $("#case").addEventListener("change", (event) => showCase(event.target.value));
   $("#colour").addEventListener("change", paint);
   $("#branch").addEventListener("change", (event) => choose(Number(event.target.value), true));
-  $("#next").addEventListener("click", () => nextMissed(1));
-  $("#before").addEventListener("click", () => nextMissed(-1));
+  $("#next")?.addEventListener("click", () => nextMissed(1));
+  $("#before")?.addEventListener("click", () => nextMissed(-1));
   inputs.forEach((input) => input.addEventListener("change", paint));
   $("#table thead").addEventListener("click", (event) => event.target.matches("button") && sort(event.target.closest("th")));
   $("#table tbody").addEventListener("click", (event) => {

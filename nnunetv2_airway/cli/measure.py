@@ -1,0 +1,104 @@
+"""``nnUNetv2_airway_measure``: length, diameter and angle of the branches of airway masks, without a reference."""
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_airway.cli.common import positive, run
+from nnunetv2_airway.io.errors import UserError
+
+LEFT_OUT = 1.0
+"""Percent of a mask outside its largest piece from which on a line says so."""
+DARK = -700.0
+"""HU: the lumen is darker on average."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_airway_measure",
+        description="Measure airway masks of any origin: length, diameter, taper, angle and course of each branch, "
+        "tables of all cases, a surface, a centerline and a picture of each. Interrupted, the same command goes on "
+        "where it stopped.",
+    )
+    parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="airway masks")
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where to write the results")
+    parser.add_argument(
+        "--ct", type=Path, metavar="FOLDER", help="their CTs, of the same names: how dark the lumen is, and for a page"
+    )
+    values = parser.add_mutually_exclusive_group()
+    values.add_argument(
+        "-l", type=int, nargs="+", metavar="VALUE", help="values that are airway (default: the one besides 0)"
+    )
+    values.add_argument(
+        "--threshold", type=float, metavar="P", help="of probability maps: what lies above is airway, such as 0.5"
+    )
+    parser.add_argument("-np", type=positive, default=2, metavar="N", help="cases measured at once (default: 2)")
+    parser.add_argument(
+        "-num_parts",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="of a job array: the masks are shared out over so many calls; one more call without it collects the "
+        "tables (default: 1)",
+    )
+    parser.add_argument("-part_id", type=int, default=0, metavar="K", help="which part this call measures, from 0")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if not 0 <= args.part_id < args.num_parts:
+        parser.error(f"-part_id must be one of 0 to {args.num_parts - 1}, got {args.part_id}")
+    run(lambda: _measure(args))
+
+
+def _measure(args: argparse.Namespace) -> None:
+    # late, so that -h answers at once
+    from nnunetv2_airway.measurement.folder import BRANCHES, TREES, measure_folder
+
+    measurement = measure_folder(
+        args.i,
+        args.o,
+        cts=args.ct,
+        airway=args.l,
+        threshold=args.threshold,
+        processes=args.np,
+        part=args.part_id,
+        parts=args.num_parts,
+    )
+    earlier = sum("from_earlier" in record for record in measurement.cases.values())
+    if earlier:
+        print(f"{earlier} of {len(measurement.cases)} cases had been measured before and have not changed.")
+    if measurement.cases:
+        width = max(len("case"), *map(len, measurement.cases))
+        print(f"\n{'case':{width}}  volume ml  length m  branches  ends  deepest generation  pieces")
+        for case, record in measurement.cases.items():
+            whole = record["summary"]
+            print(
+                f"{case:{width}}  {whole['volume_ml']:9.1f}  {whole['total_length_mm'] / 1000:8.2f}  "
+                f"{whole['branches']:8}  {whole['ends']:4}  {whole['deepest_generation']:18}  {whole['pieces']:6}"
+            )
+        print()
+    for case, record in measurement.cases.items():
+        outside = record["summary"]["outside_largest_piece_percent"]
+        if outside > LEFT_OUT:
+            print(f"{case}: WARNING: {outside:.1f} % of the mask lie outside its largest piece and are not measured")
+        if record["lumen_hu"] is not None and record["lumen_hu"] > DARK:
+            print(
+                f"{case}: WARNING: the lumen has {record['lumen_hu']:.0f} HU on average, air has -1000: is the mask "
+                f"that of this CT?"
+            )
+    for case, error in measurement.failed.items():
+        print(f"{case}: FAILED: {error}")
+    if args.num_parts > 1:
+        print(f"Part {args.part_id} of {args.num_parts} is measured; without -num_parts, {TREES} and {BRANCHES} follow")
+    else:
+        print(f"Results are in {args.o}: {TREES}, {BRANCHES}, pictures in cases, surfaces and centerlines in export")
+    failed = len(measurement.failed)
+    if failed:
+        raise UserError(
+            f"{failed} of {failed + len(measurement.cases)} masks could not be measured, see above"
+            + ("; the others are complete" if measurement.cases else "")
+        )

@@ -1,0 +1,1 @@
+"""What airway masks measure, without a reference."""
