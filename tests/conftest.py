@@ -24,6 +24,15 @@ def reference() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """Folder of patients' CTs and trees; skips where it is not there."""
+    folder = Path(os.environ.get("NNUNETV2_AIRWAY_REAL", ROOT.parent / "shared" / "real"))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found in {folder}; set NNUNETV2_AIRWAY_REAL")
+    return folder
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that take longest: each is tested in one process, and the last should not wait for one."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.errors import UserError, some
 from nnunetv2_airway.io.files import alone_in, read_record, write_csv
 from nnunetv2_airway.io.images import list_images
 from nnunetv2_airway.io.parallel import results_and_failures
@@ -102,12 +102,15 @@ def read_records(output: Path) -> dict[str, dict]:
     """Read the records of all cases that were measured into a folder, by name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or one is damaged.
     """
     records = {file.stem: read_record(file) for file in sorted((output / "cases").glob("*.json"))}
-    records = {case: record for case, record in records.items() if "summary" in record}
     if not records:
         raise UserError(f"{output} holds no measurement: run nnUNetv2_airway_measure first")
+    if damaged := [case for case, record in records.items() if "summary" not in record]:
+        raise UserError(
+            f"records of {some(damaged)} in {output / 'cases'} are damaged: run nnUNetv2_airway_measure again"
+        )
     return records
 
 

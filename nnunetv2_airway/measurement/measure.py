@@ -72,7 +72,7 @@ def measure(mask: np.ndarray | sitk.Image, spacing: Sequence[float] | None = Non
     """Measure an airway mask, of any origin.
 
     The mask is turned upright (LPS) and, where its voxels are not even, brought to a grid of its shortest side, so that
-    the same tree gives the same figures however it is stored. An array stays as it lies.
+    the same tree gives the same figures however it is stored. Of an array, planes have to go from feet to head.
 
     Args:
         mask: SimpleITK image, or array (Z, Y, X); airway where > 0.
@@ -106,7 +106,7 @@ def measure_image(image: sitk.Image) -> Measured:
     array = sitk.GetArrayViewFromImage(image) > 0
     side = np.prod(image.GetSpacing())
     upright, grid = _upright(image)
-    tree = parse_tree(upright)
+    tree = parse_tree(upright, upright=True)
     spacing = grid.spacing[::-1]
     branches = Branches(
         replace(branch, **{name: _place(grid, getattr(branch, name)) for name in ("start_mm", "end_mm")})

@@ -130,7 +130,7 @@ def _axes(tree: AirwayTree, spacing: np.ndarray) -> dict[int, _Axis]:
         way = _way(int(own[distance[own].argmax()]), number, tree, before, int(4 * width / spacing.min()))
         first = way[0]
         origin = int(tree.line_branch[first]) if tree.line_branch[first] != number else 0
-        points = _smooth(places[way], spacing)
+        points = _smooth(places[way], spacing) if len(way) > 1 else _through(tree, number, places[first], spacing)
         if number not in tree.parents:
             points = _to_the_end(points, tree, number, width, spacing)
         if not origin:
@@ -164,6 +164,13 @@ def _smooth(way: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return gaussian_filter1d(turned, sigma, axis=0, mode="nearest")[rim:-rim]
 
 
+def _through(tree: AirwayTree, number: int, place: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Two points along the main direction of a branch of which thinning has left one voxel."""
+    voxels = tree.voxels[tree.voxel_branch == number] * spacing
+    heading = np.linalg.svd(voxels - voxels.mean(0), full_matrices=False)[2][0]
+    return place + np.outer((-0.5, 0.5), heading * spacing.min())
+
+
 def _evenly(points: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Space points along a line evenly: the points, and how far along each is."""
     ends = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))))
@@ -183,8 +190,11 @@ def _to_the_end(points: np.ndarray, tree: AirwayTree, number: int, radius: float
     near = np.sort(ahead[(ahead > 0) & (aside <= width)])
     gap = np.flatnonzero(np.diff(near, prepend=0) > 2 * spacing.max())
     count = gap[0] if len(gap) else len(near)
-    reach = count * spacing.prod() / (np.pi * width**2)  # volume over area: of ends of any slant
-    return np.concatenate((points, [points[-1] + heading * reach])) if count else points
+    if not count:
+        return points
+    farthest = near[count - 1] + np.abs(heading) @ spacing / 2  # to the voxel's face
+    reach = min(count * spacing.prod() / (np.pi * width**2), farthest)  # volume over area, for ends of any slant
+    return np.concatenate((points, [points[-1] + heading * reach]))
 
 
 def _direction(points: np.ndarray, last: int, length: float) -> np.ndarray | None:

@@ -22,6 +22,8 @@ VERSION = "1"
 """To be raised whenever the branches of some mask change: what has been made from them is then made again."""
 SHORTEST_PIECE = 5
 """Voxels of a piece of the centerline that counts."""
+WIDE = 0.75
+"""Width of a piece, in units of the widest's, from which on it can be the trachea."""
 TOUCHING = 1.8
 """Between sqrt(3), the distance of voxels that touch at a corner, and 2."""
 
@@ -68,7 +70,7 @@ class AirwayTree:
         return volume
 
 
-def parse_tree(mask: np.ndarray) -> AirwayTree:
+def parse_tree(mask: np.ndarray, *, upright: bool = False) -> AirwayTree:
     """Parse an airway mask into its branches.
 
     The mask is reduced to its largest 6-connected component with holes filled and thinned. Centerline voxels with more
@@ -81,6 +83,8 @@ def parse_tree(mask: np.ndarray) -> AirwayTree:
 
     Args:
         mask: (Z, Y, X), airway where > 0.
+        upright: planes go from feet to head, and the trachea is the highest of the wide pieces, where the official code
+            takes the largest piece, which is its middle where stubs cut it in three.
 
     Returns:
         The tree; no branches for an empty mask.
@@ -101,7 +105,8 @@ def parse_tree(mask: np.ndarray) -> AirwayTree:
     starts, piece = _cut_into_pieces(line, mask.shape)
     voxel_piece = piece[_nearest(starts, voxels)]
     volumes = np.bincount(voxel_piece)
-    branch, parents, generations = _refine(_touching(voxels, voxel_piece), volumes)
+    trachea = _highest_wide(voxels, voxel_piece, volumes, piece) if upright else None
+    branch, parents, generations = _refine(_touching(voxels, voxel_piece), volumes, trachea)
     return AirwayTree(
         shape=mask.shape,
         voxels=voxels.astype(np.int32),
@@ -185,12 +190,24 @@ def _touching(voxels: np.ndarray, piece: np.ndarray) -> np.ndarray:
     return touching
 
 
-def _refine(touching: np.ndarray, volumes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _highest_wide(voxels: np.ndarray, voxel_piece: np.ndarray, volumes: np.ndarray, piece: np.ndarray) -> int:
+    """Choose the piece that reaches highest among those about as wide as the widest; its number."""
+    area = volumes / np.maximum(np.bincount(piece, minlength=len(volumes)), 1)
+    top = np.full(len(volumes), -1)
+    np.maximum.at(top, voxel_piece, voxels[:, 0])
+    large = volumes >= volumes.max() / 20  # the width of a stub says little
+    return int(np.where(large & (area >= WIDE**2 * area[large].max()), top, -1).argmax())
+
+
+def _refine(
+    touching: np.ndarray, volumes: np.ndarray, trachea: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merge pieces into branches until each branch has one parent, and two children or none.
 
     Args:
         touching: which pieces share a face, (P, P) bool.
         volumes: voxels of each piece, (P,).
+        trachea: piece that belongs to it; None is the largest branch.
 
     Returns:
         The branch of each piece (P,), parents (B,) and generations (B,), all numbered from 1 as in ``AirwayTree``.
@@ -198,12 +215,12 @@ def _refine(touching: np.ndarray, volumes: np.ndarray) -> tuple[np.ndarray, np.n
     branch = np.arange(len(volumes))
     while True:
         number = branch.max() + 1
-        trachea = np.argsort(np.bincount(branch, volumes))[-1]
+        root = np.argsort(np.bincount(branch, volumes))[-1] if trachea is None else branch[trachea]
         adjacent = np.zeros((number, number), bool)
         rows, columns = np.nonzero(touching)
         adjacent[branch[rows], branch[columns]] = True
         np.fill_diagonal(adjacent, False)
-        generation = shortest_path(adjacent, unweighted=True, indices=trachea).astype(int)
+        generation = shortest_path(adjacent, unweighted=True, indices=root).astype(int)
         is_parent = adjacent & (generation[None] + 1 == generation[:, None])  # (child, parent)
         merged = _merge(is_parent)
         if merged is None:

@@ -120,7 +120,7 @@ def shown(browser, page):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390], ids=["wide", "phone"])
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "two", "measured"])
 def test_it_opens_without_network_and_errors_in_every_shape(browser, page, name, width, dark):
     browser.driver.get_log("performance")
     browser.open(page / f"{name}.html", width=width, dark=dark)
@@ -325,3 +325,24 @@ def test_alternative_texts_and_names(shown):
     heads = [head.tag_name for head in shown.all("h1, h2, h3")]
     assert heads[0] == "h1" and heads.count("h1") == 1
     assert "Airway tree of " in shown("#view").get_attribute("aria-label")
+
+
+def test_measured_masks_show_their_branches(browser, page):
+    browser.open(page / "measured.html")
+    with (page / "measured" / "branches.csv").open() as lines:
+        case = browser("#case option:checked").text
+        wanted = {row["branch"]: row for row in csv.DictReader(lines) if row["case"] == case}
+    for number, row in wanted.items():
+        browser(f"#branch option[value='{number}']").click()
+        words = browser("#facts").text
+        assert f"generation\n{row['generation']}" in words and f"length\n{float(row['length_mm']):.1f} mm" in words
+        assert f"diameter\n{float(row['diameter_mm']):.1f} mm (" in words
+    pictures = set()
+    for option, legend in zip(browser.all("#colour option"), ("generation", "diameter", ""), strict=True):
+        option.click()
+        time.sleep(0.1)
+        pictures.add(browser.picture("#view"))
+        assert browser("#legend").text.startswith(legend)
+    assert len(pictures) == 3
+    assert len(browser.all("#drawings svg")) == 2 and browser("#slices").is_displayed()
+    assert browser.errors() == []

@@ -1,3 +1,4 @@
+import csv
 import html
 import json
 import re
@@ -6,6 +7,7 @@ import shutil
 import pytest
 
 from nnunetv2_airway.cli import report
+from nnunetv2_airway.measurement import case as case_module
 from nnunetv2_airway.report.page.write import make_page
 from nnunetv2_airway.report.tables import Model, read_models
 
@@ -106,3 +108,45 @@ def test_all_cases_that_cannot_be_shown_are_named_at_once(page, tmp_path):
         (tmp_path / "ev" / "cases" / f"{case}.json").unlink()
     with pytest.raises(ValueError, match=r"half: there is no record of half.*\nwhole: there is no record of whole"):
         make_page(read_models([tmp_path / "ev"]))
+
+
+def test_measured_masks_have_a_page_with_their_figures(page):
+    text = (page / "measured.html").read_text()
+    assert "<img src=x" not in text and "default-src 'none'" in text
+    table = rows(text, '<table id="table">')
+    heads = [re.sub(r"<[^>]+>", "", head) for head in re.findall(r"<th scope=\"col\".*?</th>", text)]
+    assert heads[:4] == ["case", "volume, ml", "length, mm", "branches"] and len(table) == 3
+    with (page / "measured" / "trees.csv").open() as lines:
+        trees = {row["case"]: row for row in csv.DictReader(lines)}
+    for name, volume, length, branches, *_ in table:
+        own = trees[name]
+        assert (volume, branches) == (f"{float(own['volume_ml']):.1f}", own["branches"])
+        assert length == f"{float(own['total_length_mm']):.1f}"
+    scenes = re.findall(r'<script type="application/json" id="scene-\d">(.*?)</script>', text)
+    for scene in map(json.loads, scenes):
+        assert len(scene["drawings"]) == 2 and "mean of 2 others" in scene["drawings"][0] and scene["ct"]
+        (trunk,) = (branch for branch in scene["branches"] if branch["generation"] == 0)
+        assert ["angle to parent", "-"] in trunk["facts"]
+
+
+def test_a_measurement_that_cannot_be_shown_is_refused(page, tmp_path, monkeypatch):
+    measured = page / "measured"
+    for line, words in (
+        (["-i", str(measured)], "on a page of its own"),
+        (["-i", str(measured), "-o", str(tmp_path / "a.csv")], "on a page of its own"),
+        (["-i", str(measured), "-o", str(tmp_path / "a.html"), "--ct", str(page / "ev_first")], "no images"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            report.main(line)
+    changed = tmp_path / "changed"
+    shutil.copytree(measured, changed)
+    with monkeypatch.context() as patch:
+        patch.setattr(case_module, "_digest", lambda file: "another")
+        with pytest.raises(SystemExit, match="has changed since it was measured: run nnUNetv2_airway_measure again"):
+            report.main(["-i", str(changed), "-o", str(tmp_path / "a.html")])
+    (changed / "cases" / "whole.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"records of whole in .* are damaged: run nnUNetv2_airway_measure again"):
+        report.main(["-i", str(changed), "-o", str(tmp_path / "a.html")])
+    shutil.rmtree(changed / "cases")
+    with pytest.raises(SystemExit, match="holds no measurement"):
+        report.main(["-i", str(changed), "-o", str(tmp_path / "a.html")])
