@@ -26,6 +26,12 @@ def masks(tmp_path, fork, write_mask):
 
 
 @pytest.fixture
+def quick(monkeypatch):
+    """Draw no pictures, which takes most of the time of a small tree."""
+    monkeypatch.setattr(case_module, "draw_generations", lambda file, *args, **options: file.touch())
+
+
+@pytest.fixture
 def run(capsys):
     """The function that runs the command: (exit code, what it says)."""
 
@@ -80,7 +86,7 @@ def test_tables_and_files(masks, run):
     assert (out / "cases" / "whole.png").stat().st_size > 10_000
 
 
-def test_units_stand_in_every_header(masks, run):
+def test_units_stand_in_every_header(masks, run, quick):
     folder, _, out = masks
     run("-i", folder, "-o", out)
     plain = {
@@ -93,7 +99,7 @@ def test_units_stand_in_every_header(masks, run):
         assert [title for title in header if title not in plain and not title.endswith(units)] == []
 
 
-def test_it_goes_on_where_it_stopped(masks, run, fork, write_mask, monkeypatch):
+def test_it_goes_on_where_it_stopped(masks, run, quick, fork, write_mask, monkeypatch):
     folder, cts, out = masks
     run("-i", folder, "-o", out)
     times = {file: file.stat().st_mtime_ns for file in (out / "export").iterdir()}
@@ -108,7 +114,7 @@ def test_it_goes_on_where_it_stopped(masks, run, fork, write_mask, monkeypatch):
     assert "measured before" not in run("-i", folder, "-o", out)[1]
 
 
-def test_parts_of_a_job_array_and_the_call_that_collects_them(masks, run):
+def test_parts_of_a_job_array_and_the_call_that_collects_them(masks, run, quick):
     folder, _, out = masks
     for part in (0, 1):
         code, said = run("-i", folder, "-o", out, "-num_parts", 2, "-part_id", part)
@@ -118,7 +124,7 @@ def test_parts_of_a_job_array_and_the_call_that_collects_them(masks, run):
     assert run("-i", folder, "-o", out, "-num_parts", 2, "-part_id", 2)[0] == 2
 
 
-def test_faults_are_one_line_and_spare_the_others(masks, run, fork, write_mask):
+def test_faults_are_one_line_and_spare_the_others(masks, run, quick, fork, write_mask):
     folder, _, out = masks
     write_mask(folder / "empty.nii.gz", 0 * fork())
     write_mask(folder / "ct.nii.gz", np.random.default_rng(0).integers(-1000, 500, fork().shape).astype(np.int16))
@@ -141,7 +147,7 @@ def test_faults_are_one_line_and_spare_the_others(masks, run, fork, write_mask):
     assert "one file a case is needed" in run("-i", folder, "-o", out)[1]
 
 
-def test_a_threshold_for_probabilities(masks, run, fork, write_mask):
+def test_a_threshold_for_probabilities(masks, run, quick, fork, write_mask):
     folder, _, out = masks
     for file in folder.iterdir():
         file.unlink()
@@ -153,7 +159,7 @@ def test_a_threshold_for_probabilities(masks, run, fork, write_mask):
     assert code == 1 and "must be a map of probabilities" in said
 
 
-def test_a_ct_of_another_mask_is_named(masks, run, fork, write_mask):
+def test_a_ct_of_another_mask_is_named(masks, run, quick, fork, write_mask):
     folder, cts, out = masks
     write_mask(cts / "half_0000.nii.gz", np.full(fork().shape, 40, np.int16))
     write_mask(cts / "whole_0000.nii.gz", np.full((9, 9, 9), 40, np.int16))
@@ -165,7 +171,7 @@ def test_a_ct_of_another_mask_is_named(masks, run, fork, write_mask):
     assert "choose another one for the results" in run("-i", folder, "-o", folder)[1]
 
 
-def test_other_tools_read_the_files(masks, run):
+def test_other_tools_read_the_files(masks, run, quick):
     vtk = pytest.importorskip("vtk")
     trimesh = pytest.importorskip("trimesh")
     pandas = pytest.importorskip("pandas")

@@ -43,7 +43,6 @@ def test_airways_that_are_air_are_trained(check, labels, value):
     check({"a": (value, -950, 40), "b": (value, -870, -850)}, labels)
 
 
-@pytest.mark.parametrize("scale", [HounsfieldScale(), HounsfieldScale(200.0, -800.0)])
 def test_airways_are_looked_at_where_they_are(tmp_path):
     label, data = np.zeros((1, 90, 90, 90), np.int8), np.full((1, 90, 90, 90), -950, np.float32)
     label[:, 80:88, 81:86, 2:6], data[:, 80:88, 81:86, 2:6] = 1, 74
@@ -57,6 +56,7 @@ def test_airways_are_looked_at_where_they_are(tmp_path):
         check_cases(trainer, nnUNetDatasetBlosc2(str(tmp_path)))
 
 
+@pytest.mark.parametrize("scale", [HounsfieldScale(), HounsfieldScale(200.0, -800.0)])
 def test_what_is_measured_is_the_preprocessed_case(check, scale):
     with pytest.raises(ValueError, match=r"^b in .*b: the labelled airways have a median of 74 HU.*0 to 4095"):
         check({"a": (1, -950, 40), "b": (1, 74, -900)}, scale=scale)
