@@ -9,6 +9,7 @@ one product (``gates``), and a group's last convolution runs at each resolution,
 instead of one per block (both are linear, so they commute; the public code concatenates 36 full-size channels).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -186,14 +187,18 @@ class WingsNet(nn.Module):
         """Load a checkpoint of the authors' public code.
 
         Args:
-            state_dict: its tensors by name, in any floating type; a ``state_dict`` entry around them and the
-                ``module.`` prefix of data-parallel training are accepted.
+            state_dict: its tensors by name, in any floating type; a ``state_dict`` entry around them, the ``module.``
+                prefix of data-parallel training, and heads in a Sequential (``dc0_0.0.weight``, Zheng's own files) are
+                accepted.
 
         Raises:
             ValueError: a name is missing or unknown, or a shape differs; all of them are listed.
         """
         state_dict = state_dict.get("state_dict", state_dict)
-        state_dict = {name.removeprefix("module."): torch.as_tensor(value) for name, value in state_dict.items()}
+        state_dict = {
+            re.sub(r"^(dc0_\d+)\.0\.", r"\1.", name.removeprefix("module.")): torch.as_tensor(value)
+            for name, value in state_dict.items()
+        }
         own = self.state_dict()
         problems = [f"{name} is missing" for name in own if name not in state_dict]
         problems += [f"{name} is not part of WingsNet" for name in state_dict if name not in own]

@@ -34,9 +34,15 @@ def test_parameter_names_and_shapes_are_the_published_ones(published):
     assert own == {name: value.shape for name, value in weights(published).items()}
 
 
-def test_published_checkpoints_load_with_their_wrapping():
+@pytest.mark.parametrize("head", ["dc0_", "dc0_{}.0."], ids=["Tang", "Zheng"])
+def test_published_checkpoints_load_with_their_wrapping(head):
     source, target = WingsNet(1), WingsNet(1)
-    wrapped = {"state_dict": {f"module.{name}": value.half() for name, value in source.state_dict().items()}}
+    named = {
+        f"{head.format(name[4])}{name[6:]}" if "{" in head and name.startswith("dc0_") else name: value
+        for name, value in source.state_dict().items()
+    }
+    assert ("dc0_0.0.weight" in named) == ("{" in head)
+    wrapped = {"state_dict": {f"module.{name}": value.half() for name, value in named.items()}}
     target.load_published_state_dict(wrapped)
     for name, value in source.state_dict().items():
         torch.testing.assert_close(target.state_dict()[name], value.half().float(), atol=0, rtol=0)
