@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
-from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.errors import UserError, some
 
 LEFT_OUT = 1.0
 """Percent of a mask outside its largest piece from which on a line says so."""
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of a job array: the masks are shared out over so many calls; one more call without it collects the "
         "tables (default: 1)",
     )
-    parser.add_argument("-part_id", type=int, default=0, metavar="K", help="which part this call measures, from 0")
+    parser.add_argument("-part_id", type=int, metavar="K", help="which part this call measures, from 0")
     return parser
 
 
@@ -49,8 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    if not 0 <= args.part_id < args.num_parts:
-        parser.error(f"-part_id must be one of 0 to {args.num_parts - 1}, got {args.part_id}")
+    if args.part_id is None and args.num_parts == 1:
+        args.part_id = 0
+    if args.part_id is None or not 0 <= args.part_id < args.num_parts:
+        parser.error(f"-num_parts {args.num_parts} needs a -part_id of 0 to {args.num_parts - 1}, got {args.part_id}")
     run(lambda: _measure(args))
 
 
@@ -85,6 +87,11 @@ def _measure(args: argparse.Namespace) -> None:
         outside = record["summary"]["outside_largest_piece_percent"]
         if outside > LEFT_OUT:
             print(f"{case}: WARNING: {outside:.1f} % of the mask lie outside its largest piece and are not measured")
+        if doubts := record["summary"]["doubts"]:
+            print(
+                f"{case}: WARNING: {'; '.join(doubts)}: generations may be counted wrongly, look at "
+                f"{args.o / 'cases' / case}.png"
+            )
         if record["lumen_hu"] is not None and record["lumen_hu"] > DARK:
             print(
                 f"{case}: WARNING: the lumen has {record['lumen_hu']:.0f} HU on average, air has -1000: is the mask "
@@ -94,7 +101,9 @@ def _measure(args: argparse.Namespace) -> None:
         print(f"{case}: FAILED: {error}")
     if args.num_parts > 1:
         print(f"Part {args.part_id} of {args.num_parts} is measured; without -num_parts, {TREES} and {BRANCHES} follow")
-    else:
+    elif measurement.cases:
+        if measurement.others:
+            print(f"Not among the masks given now, and so not in the tables: {some(measurement.others)}")
         print(f"Results are in {args.o}: {TREES}, {BRANCHES}, pictures in cases, surfaces and centerlines in export")
     failed = len(measurement.failed)
     if failed:

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    if any((folder / MEASURED).is_file() for folder in args.i):
+    if any(map(_is_measured, args.i)):
         _report_measured(args)
         return
     models = read_models(args.i, args.n)
@@ -80,6 +80,11 @@ def _report(args: argparse.Namespace) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, tables[file] if file in tables else _page(args, models))
         print(f"wrote {file}: {', '.join(f'{model.name} ({len(model.metrics)} cases)' for model in models)}")
+
+
+def _is_measured(folder: Path) -> bool:
+    """Whether masks were measured into a folder; parts of a job array have no tables yet."""
+    return (folder / MEASURED).is_file() or ((folder / "export").is_dir() and not (folder / "summary.json").is_file())
 
 
 def _report_measured(args: argparse.Namespace) -> None:

@@ -159,7 +159,7 @@ def read_mask(file: Path, airway: Collection[int] | None = None, threshold: floa
             elif values[0] < 0:
                 advice = "Is it a CT? Look whether this is the right folder"
             else:
-                advice = "Say with -l which labels are airway, in both folders"
+                advice = "Say with -l which labels are airway"
             raise UserError(
                 f"{file} must be a mask with one value besides 0, got {', '.join(f'{v:g}' for v in values)}. {advice}"
             )
@@ -168,9 +168,7 @@ def read_mask(file: Path, airway: Collection[int] | None = None, threshold: floa
         mask = np.isin(array, list(airway))
         if not mask.any() and array.any():
             values = ", ".join(f"{value:g}" for value in foreground_values(array))
-            raise UserError(
-                f"{file} holds none of the labels {sorted(airway)}, but {values}; -l names those of both folders"
-            )
+            raise UserError(f"{file} holds none of the labels {sorted(airway)}, but {values}")
     return Grid.of(image).image(mask.astype(np.uint8))
 
 

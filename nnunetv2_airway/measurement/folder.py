@@ -26,10 +26,17 @@ OF_BRANCH = (
 
 @dataclass(frozen=True)
 class Measurement:
-    """What has come of a folder: the record of each case, and what went wrong in each that could not be measured."""
+    """What has come of a folder.
+
+    Args:
+        cases: the record of each.
+        failed: what went wrong in each that could not be measured.
+        others: cases that were measured into the same folder from other masks.
+    """
 
     cases: dict[str, dict]
     failed: dict[str, str]
+    others: list[str]
 
 
 def measure_folder(
@@ -75,7 +82,8 @@ def measure_folder(
         records, failed = results_and_failures(function, work, processes=processes, description="measurement")
         if parts == 1:
             write_tables(output, records)
-    return Measurement(records, failed)
+    others = sorted({file.stem for file in (output / "cases").glob("*.json")} - files.keys())
+    return Measurement(records, failed, others)
 
 
 def _measure_file(case: str, file: Path, output: Path, ct: Path | None, **options) -> dict:
@@ -93,7 +101,7 @@ def find_cts(folder: Path, cases: Collection[str]) -> dict[str, Path]:
     if missing := [case for case, file in found.items() if file is None]:
         raise UserError(
             f"{folder} has no CT of {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; its files must be "
-            f"named like the cases, with or without _0000"
+            f"named like the cases, with or without _0000. Without --ct no CT is needed"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,6 +19,8 @@ from nnunetv2_airway.tree.parse import AirwayTree, parse_tree
 
 EVEN = 1.25
 """Longest side of a voxel over its shortest up to which a mask is measured on its own grid."""
+LONGEST_TRACHEA = 140.0
+"""In mm, up to the larynx."""
 RIM = 2
 """Voxels around the airways of the part that is measured."""
 
@@ -29,20 +32,20 @@ class Branches(list[BranchMeasures]):
         summary: ``volume_ml`` of the mask, ``total_length_mm``, ``branches``, ``ends`` (branches without children),
             ``deepest_generation``, ``pieces`` (26-connected components of the mask), ``outside_largest_piece_percent``
             of its voxels, which are not measured, ``orientation`` in which it is stored, and ``by_generation``:
-            ``branches``, ``length_mm`` and mean ``diameter_mm`` of each.
+            ``branches``, ``length_mm`` and mean ``diameter_mm`` of each; ``doubts``, why generations may be wrong.
     """
 
     summary: dict
 
     def to_dataframe(self):
-        """Return a pandas DataFrame, a row for each branch.
+        """Return a pandas DataFrame, a row for each branch, with the columns of ``branches.csv``.
 
         Raises:
             ImportError: pandas is not installed.
         """
         import pandas
 
-        return pandas.DataFrame([asdict(branch) for branch in self])
+        return pandas.DataFrame([asdict(branch) for branch in self]).rename(columns={"number": "branch"})
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ def measure(mask: np.ndarray | sitk.Image, spacing: Sequence[float] | None = Non
         if mask.GetDimension() != 3:
             raise UserError(f"an image with three axes is needed, got {mask.GetDimension()}")
         return measure_image(mask).branches
+    if isinstance(mask, str | Path):
+        raise UserError(
+            f"an image or an array is needed, got the path {mask}: measure(SimpleITK.ReadImage({str(mask)!r}))"
+        )
     if spacing is None:
         raise UserError("an array needs spacing=(z, y, x) in mm")
     mask = np.asarray(mask)
@@ -112,6 +119,7 @@ def measure_image(image: sitk.Image) -> Measured:
         replace(branch, **{name: _place(grid, getattr(branch, name)) for name in ("start_mm", "end_mm")})
         for branch in branch_measures(tree, spacing)
     )
+    groups = _by_generation(branches)
     voxels = np.count_nonzero(array)
     outside = np.count_nonzero(array & ~largest_component(array, connectivity=6)) if voxels else 0
     branches.summary = {
@@ -123,7 +131,8 @@ def measure_image(image: sitk.Image) -> Measured:
         "pieces": count_components(array),
         "outside_largest_piece_percent": float(100 * outside / voxels) if voxels else None,
         "orientation": orientation(image),
-        "by_generation": _by_generation(branches),
+        "by_generation": groups,
+        "doubts": _doubts(groups),
     }
     return Measured(grid, tree, branches)
 
@@ -144,6 +153,21 @@ def _by_generation(branches: Sequence[BranchMeasures]) -> dict[str, dict]:
             "diameter_mm": float(np.mean([branch.diameter_mm for branch in own])) if own else None,
         }
     return groups
+
+
+def _doubts(groups: dict[str, dict]) -> list[str]:
+    """Say what about the first generations is unlike a tree whose trachea, carina and main bronchi were recognised."""
+    trachea, main, lobar = (groups.get(str(number)) for number in range(3))
+    if not main:
+        return []
+    doubts = []
+    if trachea["length_mm"] > LONGEST_TRACHEA:
+        doubts.append(f"the trachea is {trachea['length_mm']:.0f} mm long")
+    if main["branches"] != 2:
+        doubts.append(f"{main['branches']} branches, not 2, come from the trachea")
+    if lobar and (lobar["diameter_mm"] or 0) > (main["diameter_mm"] or 0):
+        doubts.append("branches of generation 2 are wider than those of generation 1")
+    return doubts
 
 
 def _upright(image: sitk.Image) -> tuple[np.ndarray, Grid]:

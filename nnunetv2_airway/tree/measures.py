@@ -255,13 +255,14 @@ def _measure(
     axis = axes[number]
     step = axis.length / (len(axis.along) - 1)
     inside = axis.inside() & (step > 0)
-    area, profile = NEVER, np.full(1, NEVER)
+    area, profile = NEVER, np.zeros(0)
     if volumes[inside].any():
-        area = volumes[inside].sum() / (inside.sum() * step)
         sigma = BLUR * max(spacing.max(), 1.0) / step
         profile = 2 * np.sqrt(gaussian_filter1d(volumes, sigma, mode="reflect") / step / np.pi)
         inside &= profile >= spacing.min()  # less than a voxel: the lumen there belongs to an axis beside this one
         profile = profile[inside]
+    if len(profile):
+        area = np.pi / 4 * np.mean(profile**2)
     diameter = 2 * np.sqrt(area / np.pi)
     taper = NEVER
     if len(profile) > 2 and len(profile) * step >= diameter:

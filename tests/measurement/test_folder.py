@@ -122,6 +122,12 @@ def test_parts_of_a_job_array_and_the_call_that_collects_them(masks, run, quick)
     _, said = run("-i", folder, "-o", out)
     assert "2 of 2 cases had been measured before" in said and len(rows(out / "trees.csv")) == 2
     assert run("-i", folder, "-o", out, "-num_parts", 2, "-part_id", 2)[0] == 2
+    code, said = run("-i", folder, "-o", out, "-num_parts", 2)
+    assert code == 2 and "needs a -part_id of 0 to 1, got None" in said
+    (folder / "half.nii.gz").unlink()
+    _, said = run("-i", folder, "-o", out)
+    assert "Not among the masks given now, and so not in the tables: half\n" in said
+    assert [row["case"] for row in rows(out / "trees.csv")] == ["whole"]
 
 
 def test_faults_are_one_line_and_spare_the_others(masks, run, quick, fork, write_mask):

@@ -142,7 +142,7 @@ def test_what_cannot_be_measured_is_said():
 def test_a_dataframe_has_a_row_for_each_branch(fork):
     pandas = pytest.importorskip("pandas")
     frame = measure(fork(), (2.5, 0.8, 0.6)).to_dataframe()
-    assert isinstance(frame, pandas.DataFrame) and len(frame) == 3
+    assert isinstance(frame, pandas.DataFrame) and sorted(frame.branch) == [1, 2, 3]
     assert frame.loc[frame.generation == 1, "length_mm"].between(10, 60).all()
 
 
@@ -175,3 +175,21 @@ def test_a_real_tree_has_the_diameters_of_the_literature(real):
     groups = measured.branches.summary["by_generation"]
     for generation, (least, most) in enumerate(((12, 22), (9, 17), (6.5, 13), (4, 8), (2.8, 6))):
         assert least < groups[str(generation)]["diameter_mm"] < most
+
+
+def test_generations_that_may_be_wrong_are_pointed_out(tubes):
+    spacing = (1.0, 1.0, 1.0)
+    trunk = (line((190, 0, 0), (0, 0, 0)), 6.0)
+    sides = [(line((0, 0, 0), (-25, sign * 20, 0)), 4.0) for sign in (1, -1)]
+    (long,) = measure(tubes(trunk, *sides, spacing=spacing), spacing).summary["doubts"]
+    assert long.startswith("the trachea is 1") and long.endswith(" mm long")
+    short = (line((60, 0, 0), (0, 0, 0)), 6.0)
+    assert measure(tubes(short, *sides, spacing=spacing), spacing).summary["doubts"] == []
+    third = (line((0, 0, 0), (-5, 0, 30)), 4.0)
+    doubts = measure(tubes(short, *sides, third, spacing=spacing), spacing).summary["doubts"]
+    assert doubts == ["3 branches, not 2, come from the trachea"]
+
+
+def test_a_path_is_no_mask():
+    with pytest.raises(ValueError, match=r"got the path a.nii.gz: measure\(SimpleITK.ReadImage\('a.nii.gz'\)\)"):
+        measure("a.nii.gz")

@@ -34,6 +34,7 @@ MEASURED = {
     "ends": "ends",
     "deepest generation": "deepest_generation",
     "pieces": "pieces",
+    "outside largest piece, %": "outside_largest_piece_percent",
 }
 """Columns of measured cases."""
 SHORT = {
@@ -147,6 +148,11 @@ def make_measured_page(measurement: Path, *, ct: Path | None = None, processes: 
         scenes=list(map(_script, scenes.values())),
         title=f"Airway trees: {measurement.resolve().name}",
         models=[],
+        warnings=[
+            f"{name}: {'; '.join(summary['doubts'])}: generations may be counted wrongly"
+            for name, summary in summaries.items()
+            if summary["doubts"]
+        ],
         cases=[{"name": name, "cells": rows[name]} for name in records],
         columns=columns,
     )

@@ -147,6 +147,9 @@ def test_a_measurement_that_cannot_be_shown_is_refused(page, tmp_path, monkeypat
     (changed / "cases" / "whole.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"records of whole in .* are damaged: run nnUNetv2_airway_measure again"):
         report.main(["-i", str(changed), "-o", str(tmp_path / "a.html")])
+    (changed / "trees.csv").unlink()  # parts of a job array have no tables yet
+    with pytest.raises(SystemExit, match="are damaged"):
+        report.main(["-i", str(changed), "-o", str(tmp_path / "a.html")])
     shutil.rmtree(changed / "cases")
     with pytest.raises(SystemExit, match="holds no measurement"):
         report.main(["-i", str(changed), "-o", str(tmp_path / "a.html")])
