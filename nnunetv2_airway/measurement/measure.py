@@ -21,6 +21,8 @@ EVEN = 1.25
 """Longest side of a voxel over its shortest up to which a mask is measured on its own grid."""
 LONGEST_TRACHEA = 140.0
 """In mm, up to the larynx."""
+AS_WIDE = 0.92
+"""Diameter of a branch, in units of its parents', from which on it may be a part of one of these."""
 RIM = 2
 """Voxels around the airways of the part that is measured."""
 
@@ -119,7 +121,6 @@ def measure_image(image: sitk.Image) -> Measured:
         replace(branch, **{name: _place(grid, getattr(branch, name)) for name in ("start_mm", "end_mm")})
         for branch in branch_measures(tree, spacing)
     )
-    groups = _by_generation(branches)
     voxels = np.count_nonzero(array)
     outside = np.count_nonzero(array & ~largest_component(array, connectivity=6)) if voxels else 0
     branches.summary = {
@@ -131,8 +132,8 @@ def measure_image(image: sitk.Image) -> Measured:
         "pieces": count_components(array),
         "outside_largest_piece_percent": float(100 * outside / voxels) if voxels else None,
         "orientation": orientation(image),
-        "by_generation": groups,
-        "doubts": _doubts(groups),
+        "by_generation": _by_generation(branches),
+        "doubts": _doubts(branches),
     }
     return Measured(grid, tree, branches)
 
@@ -155,18 +156,24 @@ def _by_generation(branches: Sequence[BranchMeasures]) -> dict[str, dict]:
     return groups
 
 
-def _doubts(groups: dict[str, dict]) -> list[str]:
+def _doubts(branches: Sequence[BranchMeasures]) -> list[str]:
     """Say what about the first generations is unlike a tree whose trachea, carina and main bronchi were recognised."""
-    trachea, main, lobar = (groups.get(str(number)) for number in range(3))
+    trachea, main, lobar = ([branch for branch in branches if branch.generation == number] for number in range(3))
     if not main:
         return []
+
+    def width(generation: Sequence[BranchMeasures]) -> float:
+        return max((branch.diameter_mm for branch in generation), default=0.0)
+
     doubts = []
-    if trachea["length_mm"] > LONGEST_TRACHEA:
-        doubts.append(f"the trachea is {trachea['length_mm']:.0f} mm long")
-    if main["branches"] != 2:
-        doubts.append(f"{main['branches']} branches, not 2, come from the trachea")
-    if lobar and (lobar["diameter_mm"] or 0) > (main["diameter_mm"] or 0):
-        doubts.append("branches of generation 2 are wider than those of generation 1")
+    if trachea[0].length_mm > LONGEST_TRACHEA:
+        doubts.append(f"the trachea is {trachea[0].length_mm:.0f} mm long")
+    if len(main) != 2:
+        doubts.append(f"the trachea has {len(main)} {'child' if len(main) == 1 else 'children'}, not 2")
+    if width(main) > AS_WIDE * width(trachea):
+        doubts.append("a branch of generation 1 is as wide as the trachea")
+    if width(lobar) > AS_WIDE * width(main):
+        doubts.append("a branch of generation 2 is as wide as the main bronchi")
     return doubts
 
 

@@ -187,7 +187,10 @@ def test_generations_that_may_be_wrong_are_pointed_out(tubes):
     assert measure(tubes(short, *sides, spacing=spacing), spacing).summary["doubts"] == []
     third = (line((0, 0, 0), (-5, 0, 30)), 4.0)
     doubts = measure(tubes(short, *sides, third, spacing=spacing), spacing).summary["doubts"]
-    assert doubts == ["3 branches, not 2, come from the trachea"]
+    assert doubts == ["the trachea has 3 children, not 2"]
+    wide = [(line((0, 0, 0), (-35, sign * 28, 0)), radius) for sign, radius in ((1, 5.8), (-1, 3.0))]
+    doubts = measure(tubes(short, *wide, spacing=spacing), spacing).summary["doubts"]
+    assert doubts == ["a branch of generation 1 is as wide as the trachea"]
 
 
 def test_a_path_is_no_mask():
