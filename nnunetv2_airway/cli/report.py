@@ -88,7 +88,7 @@ def _is_measured(folder: Path) -> bool:
 
 
 def _report_measured(args: argparse.Namespace) -> None:
-    from nnunetv2_airway.report.page.write import make_measured_page
+    from nnunetv2_airway.report.page.measured import make_measured_page
 
     if len(args.i) > 1 or len(args.o or []) != 1 or args.o[0].suffix != PAGE:
         raise UserError("a measurement is shown on a page of its own: -i FOLDER -o report.html")

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from nnunetv2_airway.conversion.dicom import holds_dicom, modality_of
+from nnunetv2_airway.conversion.dicom_files import holds_dicom, modality_of
 from nnunetv2_airway.conversion.layout import Case, case_of, folder_pairs, image_files, paired, walk
 from nnunetv2_airway.io.errors import UserError, some
 from nnunetv2_airway.io.images import VOXELS_OF

@@ -1,81 +1,26 @@
-"""Which DICOM series a folder holds, and which one is the CT.
+"""Which DICOM series a folder holds, and which one is the CT."""
 
-Headers are read with pydicom, which knows every kind of DICOM object, without the voxels behind them.
-"""
-
-import bz2
-import gzip
-import lzma
-import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from pydicom.misc import is_dicom
 
+from nnunetv2_airway.conversion.dicom_files import (
+    Slice,
+    header_of,
+    is_called_like_a_slice,
+    is_compressed_dicom,
+    is_dicom_file,
+)
 from nnunetv2_airway.conversion.layout import walk
 from nnunetv2_airway.io.errors import UserError, some
-from nnunetv2_airway.io.files import main_line
 
 SHORTEST = 11
 """Slices of the shortest series that can be a chest CT; LIDC-IDRI's radiographs have fewer."""
-TAGS = (
-    "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "PatientID",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
-    "RescaleSlope", "RescaleIntercept", "FrameOfReferenceUID", "InstanceNumber", "SeriesNumber",
-)  # fmt: skip
 OF_ONE_SERIES = ("PatientID", "SeriesNumber", "SeriesDescription", "Rows", "Columns")
 """What slices have in common, beside their orientation, that are one series although they have UIDs of their own."""
-COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Header of one file; what it lacks is None."""
-
-    file: Path
-    header: pydicom.Dataset
-
-    def __getattr__(self, tag: str):
-        if tag not in TAGS:
-            raise AttributeError(tag)
-        return self.header.get(tag)
-
-    def numbers(self, tag: str, count: int = 1) -> np.ndarray:
-        """Return the numbers that a tag holds.
-
-        Raises:
-            UserError: it is not there, holds another number of them, or what is no number, such as a decimal comma.
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                value = self.header.get(tag)
-            except ValueError:  # pydicom's, of some values
-                value = self.header.get_item(tag).value
-        if value is None or not np.size(value):
-            raise UserError(
-                f"{self.file} has no {tag}: where its voxels lie, or what they mean, cannot be known. Export the "
-                f"series again from where it came from"
-            )
-        try:
-            found = np.atleast_1d(np.array(value, float))
-        except ValueError:
-            found = np.array([np.nan])
-        if len(found) != count or not np.isfinite(found).all():
-            raise UserError(
-                f"{self.file}: {tag} must be {count} {'number' if count == 1 else 'numbers'} with decimal points, it "
-                f"is {value}. Export the series again, or write the tag anew in all its files (pydicom, dcmodify)"
-            )
-        return found
-
-    @property
-    def is_localizer(self) -> bool:
-        """Whether it is an overview that the scan was planned on."""
-        return "LOCALIZER" in [str(word).upper() for word in self.header.get("ImageType") or ()]
 
 
 @dataclass(frozen=True)
@@ -102,63 +47,18 @@ class Series:
         return str(self.slices[0].PatientID or "").strip()
 
 
-def holds_dicom(files: Iterable[Path]) -> bool:
-    """Whether there is a DICOM file among files and folders, compressed or not."""
-    return any(_is_dicom(file) or _is_compressed_dicom(file) for file in files)
-
-
-def modality_of(path: Path) -> str | None:
-    """Return the Modality of a DICOM file, or of the first below a folder; None where there is none."""
-    files = (file for _, files in walk([path]) for file in files) if path.is_dir() else [path]
-    first = next(filter(_is_dicom, files), None)
-    return None if first is None else str(_header(first).Modality or "not given")
-
-
 def series_folders(sources: Iterable[Path]) -> dict[str, list[Path]]:
     """Find folders with DICOM files by the UID of the series of one of their files; one header a folder is read."""
     folders: dict[str, list[Path]] = {}
     for folder, files in walk(sources):
-        for file in filter(_is_dicom, files):
+        for file in filter(is_dicom_file, files):
             try:
-                uid = str(_header(file).SeriesInstanceUID)
+                uid = str(header_of(file).SeriesInstanceUID)
             except UserError:  # named when the folder is converted
                 continue
             folders.setdefault(uid, []).append(folder)
             break
     return folders
-
-
-def _is_dicom(file: Path) -> bool:
-    try:
-        return file.name.upper() != "DICOMDIR" and file.is_file() and (is_dicom(file) or _lacks_preamble(file))
-    except OSError:
-        return False
-
-
-def _is_compressed_dicom(file: Path) -> bool:
-    unpack = COMPRESSED.get(file.suffix.lower())
-    try:
-        with unpack(file) if unpack and file.is_file() else file.open("rb") as content:
-            return unpack is not None and content.read(132)[128:] == b"DICM"
-    except (OSError, EOFError, lzma.LZMAError):
-        return False
-
-
-def _lacks_preamble(file: Path) -> bool:
-    """Whether a file that is called like a slice is DICOM without the 128 bytes and the word before it."""
-    if not _is_called_like_a_slice(file):
-        return False
-    try:
-        return "SeriesInstanceUID" in pydicom.dcmread(file, stop_before_pixels=True, force=True)
-    except Exception:  # pydicom promises nothing about files that are no DICOM
-        return False
-
-
-def _is_called_like_a_slice(file: Path) -> bool:
-    suffix = file.suffix.lower()
-    return suffix in (".dcm", ".dicom", ".ima") or (
-        (not suffix or suffix[1:].isdigit()) and any(letter.isdigit() for letter in file.name)
-    )
 
 
 def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, list[str], list[str]]:
@@ -220,12 +120,12 @@ def _slices_by_series(folder: Path) -> tuple[dict[str, list[Slice]], list[str]]:
     other, compressed = [], []
     for _, files in walk([folder]):
         for file in files:
-            if _is_dicom(file):
-                header = _header(file)
+            if is_dicom_file(file):
+                header = header_of(file)
                 found[str(header.SeriesInstanceUID)].append(header)
-            elif _is_compressed_dicom(file):
+            elif is_compressed_dicom(file):
                 compressed.append(file.name)
-            elif _is_called_like_a_slice(file):
+            elif is_called_like_a_slice(file):
                 raise UserError(f"{file} is no DICOM file, it may be damaged: copy it again or take it away")
             elif file.name.upper() != "DICOMDIR":
                 other.append(file.name)
@@ -289,15 +189,3 @@ def _unusable(slices: list[Slice], shortest: int = SHORTEST) -> str:
     if len(images) < shortest:
         return f"too short for a chest CT, at least {shortest} slices are needed"
     return ""
-
-
-def _header(file: Path) -> Slice:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd values in tags; those that matter are checked
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
-        except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
-            raise UserError(f"cannot read the DICOM header of {file}: {main_line(error)}") from error
-    if "SeriesInstanceUID" not in header:
-        raise UserError(f"{file} has no SeriesInstanceUID, it may be damaged: copy it again or take it away")
-    return Slice(file, header)

@@ -6,7 +6,8 @@ Voxels are read with SimpleITK's GDCM, which knows the compressed ones and appli
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_airway.conversion.dicom import SHORTEST, Series, Slice
+from nnunetv2_airway.conversion.dicom import SHORTEST, Series
+from nnunetv2_airway.conversion.dicom_files import Slice
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import main_line
 from nnunetv2_airway.io.headers import check_axes

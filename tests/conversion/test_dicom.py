@@ -8,7 +8,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.conversion.dicom import choose_series, holds_dicom, series_folders
+from nnunetv2_airway.conversion.dicom import choose_series, series_folders
+from nnunetv2_airway.conversion.dicom_files import holds_dicom
 from nnunetv2_airway.conversion.dicom_volume import read_series
 
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_airway.conversion.dicom import holds_dicom
+from nnunetv2_airway.conversion.dicom_files import holds_dicom
 from nnunetv2_airway.conversion.layout import Case, Layout, case_of, exact_subject, stem, walk
 
 TRAINING = range(1, 21)

@@ -18,8 +18,6 @@ from scipy.spatial import KDTree
 from nnunetv2_airway.evaluation.case import read_evaluated, reference_tree
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.images import Grid, read_mask, read_volume, require_same_geometry
-from nnunetv2_airway.measurement.case import read_measured
-from nnunetv2_airway.measurement.measure import measure_image
 from nnunetv2_airway.tree.branches import nearest_on_line
 from nnunetv2_airway.tree.components import bounding_box
 from nnunetv2_airway.tree.parse import AirwayTree
@@ -40,14 +38,6 @@ SIDE = 1.0
 MAX_VOXELS = 5_000_000
 """Of that CT at most; voxels become larger where the airways take more room."""
 QUALITY = 45
-SHOWN = {
-    "number": "number",
-    "generation": "generation",
-    "parent": "parent",
-    "length": "length_mm",
-    "diameter": "diameter_mm",
-}
-"""Of a measured branch, for the list and the colours."""
 
 
 def make_scene(case: str, evaluations: Sequence[Path], ct: Path | None = None) -> dict:
@@ -86,79 +76,19 @@ def make_scene(case: str, evaluations: Sequence[Path], ct: Path | None = None) -
     tree = reference_tree(evaluations[0], case, sitk.GetArrayViewFromImage(reference), first)
     predictions = [read_mask(Path(record["prediction_file"]), airway) for record in records]
     masks = [sitk.GetArrayViewFromImage(image) for image in predictions]
-    frame = _Frame(reference)
+    frame = Frame(reference)
     airways = tree.labels > 0
     everything = np.logical_or.reduce([airways, *masks])
     return {
         "case": case,
         "branches": _branches([record["branches"] for record in records]),
-        "reference": _reference(tree, airways, masks, spacing, frame),
+        "reference": tree_surface(tree, airways, masks, spacing, frame),
         "predictions": [_prediction(mask, tree, spacing, frame) for mask in masks],
-        "ct": _ct(ct, reference, everything) if ct and everything.any() else None,
+        "ct": ct_picture(ct, reference, everything) if ct and everything.any() else None,
     }
 
 
-def make_measured_scene(case: str, measurement: Path, ct: Path | None = None) -> dict:
-    """Collect what the page shows of a case that was measured.
-
-    Args:
-        case: its name.
-        measurement: folder of ``nnUNetv2_airway_measure``.
-        ct: on the grid of the mask.
-
-    Returns:
-        As ``make_scene`` does, without predictions; ``branches`` with ``facts``, names and words for each.
-
-    Raises:
-        UserError: the mask has changed since, cannot be read, or the CT is on another grid.
-    """
-    record = read_measured(measurement, case)
-    made_from = record["fingerprint"]
-    image = read_mask(Path(record["mask_file"]), made_from["airway"], made_from["threshold"])
-    measured = measure_image(image)
-    spacing = measured.grid.spacing[::-1]
-    airways = measured.tree.labels > 0
-    return {
-        "case": case,
-        "branches": [
-            {**{name: _rounded(branch[key]) for name, key in SHOWN.items()}, "facts": _facts(branch)}
-            for branch in record["branches"]
-        ],
-        "reference": _reference(measured.tree, airways, [], spacing, _Frame(image, measured.grid)),
-        "predictions": [],
-        "ct": _ct(ct, image, sitk.GetArrayViewFromImage(image) > 0) if ct else None,
-    }
-
-
-def _rounded(value: float | None) -> float:
-    return round(value or 0, 2)
-
-
-def _facts(branch: dict) -> list[list[str]]:
-    """What is said of a branch that is picked: names and words."""
-
-    def words(key: str, unit: str, digits: int = 1) -> str:
-        value = branch[key]
-        return "-" if value is None else f"{value:.{digits}f}{unit}"
-
-    least, most = words("diameter_min_mm", ""), words("diameter_max_mm", " mm")
-    return [
-        ["branch", str(branch["number"])],
-        ["generation", str(branch["generation"])],
-        ["parent", str(branch["parent"] or "none")],
-        ["children", ", ".join(map(str, branch["children"])) or "none"],
-        ["length", words("length_mm", " mm")],
-        ["diameter", f"{words('diameter_mm', ' mm')} ({least} to {most})"],
-        ["corrected", words("diameter_corrected_mm", " mm")],
-        ["taper", words("taper_percent_per_mm", " % a mm", 2)],
-        ["cross-section", words("area_mm2", " mm²")],
-        ["volume", words("volume_mm3", " mm³", 0)],
-        ["angle to parent", words("angle_deg", "°", 0)],
-        ["tortuosity", words("tortuosity", "", 2)],
-    ]
-
-
-class _Frame:
+class Frame:
     """Positions on the page of voxels (N, 3), as (plane, row, column), of an image or of another grid."""
 
     def __init__(self, image: sitk.Image, grid: Grid | None = None):
@@ -168,6 +98,7 @@ class _Frame:
         self.origin = np.array(upright.GetOrigin())
 
     def __call__(self, voxels: np.ndarray) -> np.ndarray:
+        """Find the positions (N, 3) in mm."""
         return (self.grid.positions(voxels) - self.origin) @ self.axes
 
 
@@ -183,9 +114,10 @@ def _branches(of_models: Sequence[Sequence[dict]]) -> list[dict]:
     ]
 
 
-def _reference(
-    tree: AirwayTree, airways: np.ndarray, predictions: Sequence[np.ndarray], spacing: Sequence[float], frame: _Frame
+def tree_surface(
+    tree: AirwayTree, airways: np.ndarray, predictions: Sequence[np.ndarray], spacing: Sequence[float], frame: Frame
 ) -> dict:
+    """Pack the surface of a tree, with the branch of each vertex, what each prediction found, and branches' middles."""
     voxels, triangles = surface(airways, spacing, max_triangles=MAX_TRIANGLES)
     if not len(voxels):
         nothing = np.zeros(0)
@@ -199,7 +131,7 @@ def _reference(
     }
 
 
-def _prediction(mask: np.ndarray, tree: AirwayTree, spacing: Sequence[float], frame: _Frame) -> dict:
+def _prediction(mask: np.ndarray, tree: AirwayTree, spacing: Sequence[float], frame: Frame) -> dict:
     voxels, triangles = surface(mask, spacing, max_triangles=MAX_TRIANGLES)
     far = np.ones(len(voxels))
     if tree.num_branches and len(voxels):
@@ -207,7 +139,7 @@ def _prediction(mask: np.ndarray, tree: AirwayTree, spacing: Sequence[float], fr
     return _mesh(voxels, triangles, frame, far=far)
 
 
-def _mesh(voxels: np.ndarray, triangles: np.ndarray, frame: _Frame, **at_vertices) -> dict:
+def _mesh(voxels: np.ndarray, triangles: np.ndarray, frame: Frame, **at_vertices) -> dict:
     """Pack a surface so that gzip finds small numbers.
 
     Vertices are numbered as the triangles come to them. Each is a difference to the one before, in steps, and a corner
@@ -248,7 +180,7 @@ def _packed(values: np.ndarray, kind: np.typing.DTypeLike) -> dict:
     return {"bytes": array.itemsize, "data": base64.b64encode(gzip.compress(planes.tobytes(), mtime=0)).decode()}
 
 
-def _ct(file: Path, reference: sitk.Image, airways: np.ndarray) -> dict:
+def ct_picture(file: Path, reference: sitk.Image, airways: np.ndarray) -> dict:
     """Cut out the CT around the airways and lay its planes, from feet to head, side by side in a picture."""
     image = read_volume(file)
     try:

@@ -3,9 +3,8 @@
 import csv
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,9 +16,9 @@ from nnunetv2_airway.evaluation.projections import FALSE, FOUND, MISSED
 from nnunetv2_airway.evaluation.summary import flatten, spread
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.parallel import results_and_failures
-from nnunetv2_airway.measurement.folder import find_cts, read_records
-from nnunetv2_airway.report.page.plots import COLOURS, FIGURES, by_groups, distributions, generations_beside_others
-from nnunetv2_airway.report.page.scene import FAR, WINDOW, make_measured_scene, make_scene
+from nnunetv2_airway.measurement.folder import find_cts
+from nnunetv2_airway.report.page.plots import COLOURS, FIGURES, by_groups, distributions
+from nnunetv2_airway.report.page.scene import FAR, WINDOW, make_scene
 from nnunetv2_airway.report.tables import Model, fill, find_template
 
 SCRIPTS = ("three.min.js", "viewer.js", "slices.js", "page.js")
@@ -27,16 +26,6 @@ PICKED = "#c026d3"
 OUTLINES = ("#ffd400", "#19c8ff", "#ff8c1a")
 """Of the reference and of the models' predictions, on the CT."""
 GENERATIONS = 16
-MEASURED = {
-    "volume, ml": "volume_ml",
-    "length, mm": "total_length_mm",
-    "branches": "branches",
-    "ends": "ends",
-    "deepest generation": "deepest_generation",
-    "pieces": "pieces",
-    "outside largest piece, %": "outside_largest_piece_percent",
-}
-"""Columns of measured cases."""
 SHORT = {
     "tree_length_detected": "length %",
     "branch_detected": "branches %",
@@ -80,9 +69,9 @@ def make_page(models: Sequence[Model], *, table: str = "ATM22", ct: Path | None 
     ]
     models = [_only(model, names) for model in models]
     work = {name: (name, [model.evaluations[k] for model in models], cts.get(name)) for k, name in enumerate(names)}
-    scenes = _scenes(make_scene, work, processes)
+    scenes = all_scenes(make_scene, work, processes)
     return _fill_page(
-        models, warnings, list(map(_script, scenes.values())), Path(table).stem, fill(template, models, ".csv")
+        models, warnings, list(map(script, scenes.values())), Path(table).stem, fill(template, models, ".csv")
     )
 
 
@@ -114,77 +103,20 @@ def _order(models: Sequence[Model]) -> list[str]:
     return sorted(common, key=key)
 
 
-def make_measured_page(measurement: Path, *, ct: Path | None = None, processes: int = 2) -> str:
-    """Write the page of masks that were measured.
-
-    Args:
-        measurement: folder of ``nnUNetv2_airway_measure``.
-        ct: folder of their CTs, named like the cases, with or without nnU-Net's ``_0000``; by default those with which
-            they were measured.
-        processes: cases worked on at once; each takes about 2 GB for a CT of 512 x 512 x 400.
-
-    Returns:
-        HTML that needs no other file and no network.
+def all_scenes(function: Callable[..., dict], work: Mapping[str, tuple], processes: int) -> dict[str, dict]:
+    """Collect what the page shows of each case, by name.
 
     Raises:
-        UserError: nothing was measured there, a CT is missing, or a mask has changed since; the case is named.
+        UserError: cases cannot be shown; all are named.
     """
-    records = read_records(measurement)
-    cts = find_cts(ct, list(records)) if ct else {}
-    work = {
-        name: (name, measurement, cts.get(name) or (Path(record["ct_file"]) if record["ct_file"] else None))
-        for name, record in records.items()
-    }
-    scenes = _scenes(make_measured_scene, work, processes)
-    summaries = {name: record["summary"] for name, record in records.items()}
-    for name, scene in scenes.items():
-        scene["drawings"] = [
-            f'<figure class="wide" role="img" aria-label="{escape(f"{each.title}. {each.words}")}">{each.svg}</figure>'
-            for each in generations_beside_others(name, summaries)
-        ]
-    columns, rows = _measured_table(summaries)
-    return _render(
-        "measured.html",
-        scenes=list(map(_script, scenes.values())),
-        title=f"Airway trees: {measurement.resolve().name}",
-        models=[],
-        warnings=[
-            f"{name}: {'; '.join(summary['doubts'])}: generations may be counted wrongly"
-            for name, summary in summaries.items()
-            if summary["doubts"]
-        ],
-        cases=[{"name": name, "cells": rows[name]} for name in records],
-        columns=columns,
-    )
-
-
-def _scenes(function, work: Mapping[str, tuple], processes: int) -> dict[str, dict]:
     scenes, failed = results_and_failures(function, work, processes=processes, description="trees")
     if failed:
         raise UserError("\n".join(f"{case}: {error}" for case, error in sorted(failed.items())))
     return scenes
 
 
-def _measured_table(summaries: Mapping[str, dict]) -> tuple[list[str], dict[str, list[dict]]]:
-    columns = [*MEASURED, *(f"diameter, generation {number}, mm" for number in range(4))]
-    rows = {}
-    for name, summary in summaries.items():
-        groups = summary["by_generation"]
-        values = [
-            *(summary[key] for key in MEASURED.values()),
-            *(groups.get(str(number), {}).get("diameter_mm") for number in range(4)),
-        ]
-        rows[name] = [{"value": value, "text": _text(value)} for value in values]
-    return columns, rows
-
-
-def _text(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.1f}"
-
-
-def _render(template: str, *, models: Sequence[str], **content) -> str:
+def render(template: str, *, models: Sequence[str], **content) -> str:
+    """Fill a template of a page; ``models`` are those compared, none for masks that were measured."""
     assets = PackageLoader("nnunetv2_airway.report.page", "assets")
     environment = Environment(loader=assets, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
@@ -204,7 +136,7 @@ def _render(template: str, *, models: Sequence[str], **content) -> str:
         window=WINDOW,
         style=asset("style.css"),
         scripts=[asset(name) for name in SCRIPTS],
-        data=_script(
+        data=script(
             {
                 "models": models,
                 "colours": colours,
@@ -222,7 +154,7 @@ def _fill_page(
     metrics = {model.name: dict(zip(names, model.metrics, strict=True)) for model in models}
     flat = {model: {name: dict(flatten(each)) for name, each in cases.items()} for model, cases in metrics.items()}
     columns, rows = _table(flat, names)
-    return _render(
+    return render(
         "page.html",
         scenes=scenes,
         title=f"Airway trees: {' and '.join(model.name for model in models)}",
@@ -237,7 +169,7 @@ def _fill_page(
     )
 
 
-def _script(content: dict) -> str:
+def script(content: dict) -> str:
     """Write JSON that may stand inside a script element."""
     return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
 

@@ -208,4 +208,4 @@ def test_the_frame_is_that_of_the_upright_image(fork):
     upright = sitk.DICOMOrient(image, "LPS")
     voxel = (7, 11, 13)
     place = upright.TransformPhysicalPointToContinuousIndex(image.TransformIndexToPhysicalPoint(voxel[::-1]))
-    assert module._Frame(image)(np.array([voxel]))[0] == pytest.approx(np.multiply(place, upright.GetSpacing()))
+    assert module.Frame(image)(np.array([voxel]))[0] == pytest.approx(np.multiply(place, upright.GetSpacing()))
