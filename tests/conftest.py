@@ -15,22 +15,25 @@ ROOT = Path(__file__).parent.parent
 LONGEST = ("test_end_to_end", "test_features", "test_phased_trainer")
 
 
+def shared_folder(name: str, what: str) -> Path:
+    """Find a folder that is not part of the project, and skip where it is not there."""
+    variable = f"NNUNETV2_AIRWAY_{name.upper()}"
+    folder = Path(os.environ.get(variable, ROOT.parent / "shared" / name))
+    if not folder.is_dir():
+        pytest.skip(f"{what} not found in {folder}; set {variable}")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """Folder of values computed with the authors' own code; skips where it is not there."""
-    folder = Path(os.environ.get("NNUNETV2_AIRWAY_REFERENCE", ROOT.parent / "shared" / "reference"))
-    if not folder.is_dir():
-        pytest.skip(f"reference values not found in {folder}; set NNUNETV2_AIRWAY_REFERENCE")
-    return folder
+    return shared_folder("reference", "reference values")
 
 
 @pytest.fixture(scope="session")
 def real() -> Path:
     """Folder of patients' CTs and trees; skips where it is not there."""
-    folder = Path(os.environ.get("NNUNETV2_AIRWAY_REAL", ROOT.parent / "shared" / "real"))
-    if not folder.is_dir():
-        pytest.skip(f"real data not found in {folder}; set NNUNETV2_AIRWAY_REAL")
-    return folder
+    return shared_folder("real", "real data")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

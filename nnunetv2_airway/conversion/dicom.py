@@ -25,21 +25,19 @@ OF_ONE_SERIES = ("PatientID", "SeriesNumber", "SeriesDescription", "Rows", "Colu
 
 @dataclass(frozen=True)
 class Series:
-    """Slices of one series, unsorted.
-
-    Args:
-        uid: of the series.
-        slices: its files.
-        joined: they had UIDs of their own.
-    """
+    """Slices of one series, unsorted."""
 
     uid: str
     slices: tuple[Slice, ...]
-    joined: bool = False
 
     def __str__(self) -> str:
         words = str(self.slices[0].SeriesDescription or "no description")
         return f"{self.uid} ({words}, {len(self.slices)} {'slice' if len(self.slices) == 1 else 'slices'})"
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether slices have UIDs of their own, see ``_with_one_uid``."""
+        return any(header.SeriesInstanceUID != self.uid for header in self.slices)
 
     @property
     def patient(self) -> str:
@@ -85,8 +83,7 @@ def choose_series(folder: Path, wanted: Collection[str] = ()) -> tuple[Series, l
         overviews = [header for header in slices if header.is_localizer]
         if overviews:
             skipped.append(f"skipped {len(overviews)} localizers of series {uid}")
-        images = tuple(header for header in slices if not header.is_localizer)
-        good.append(Series(uid, images, joined=any(header.SeriesInstanceUID != uid for header in images)))
+        good.append(Series(uid, tuple(header for header in slices if not header.is_localizer)))
     chosen = [series for series in good if series.uid in wanted]
     unusable = set(wanted) & found.keys() - {series.uid for series in good}
     if unusable:

@@ -31,8 +31,9 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
             sheared by a tilted gantry, or cannot be read; the files are named.
     """
     first = series.slices[0]
+    joined = series.is_joined
     for header in series.slices:
-        _require_alike(header, first, joined=series.joined)
+        _require_alike(header, first, joined=joined)
     row, column = first.numbers("ImageOrientationPatient", 6).reshape(2, 3)
     normal = np.cross(row, column)
     direction = tuple(np.stack((row, column, normal), axis=1).ravel())

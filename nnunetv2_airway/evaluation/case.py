@@ -4,7 +4,6 @@ A case that has been evaluated is not evaluated again while its two files stay t
 evaluation goes on where it stopped.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ import SimpleITK as sitk
 from nnunetv2_airway.evaluation.metrics import Comparison, compare
 from nnunetv2_airway.evaluation.projections import draw_projections
 from nnunetv2_airway.io.errors import UserError
-from nnunetv2_airway.io.files import read_record, without_nan, write_record
+from nnunetv2_airway.io.files import digest_of, read_record, without_nan, write_record
 from nnunetv2_airway.io.images import Grid, orientation, read_mask, require_same_geometry
 from nnunetv2_airway.tree import store as tree_store
 from nnunetv2_airway.tree.branches import measure_branches
@@ -57,8 +56,8 @@ def evaluate_files(
     """
     fingerprint = {
         "format": FORMAT,
-        "reference": _digest(reference_file),
-        "prediction": _digest(prediction_file),
+        "reference": digest_of(reference_file),
+        "prediction": digest_of(prediction_file),
         "airway": airway and sorted(airway),
     }
     record_file, picture = _record_and_picture(output, case)
@@ -124,7 +123,7 @@ def read_evaluated(evaluation: Path, case: str) -> dict:
         file = Path(record[f"{name}_file"])
         if not file.is_file():
             raise UserError(f"the {name} {file} of the evaluation is gone: {again} with -ref and -pred as they are now")
-        if _digest(file) != fingerprint[name]:
+        if digest_of(file) != fingerprint[name]:
             raise UserError(f"the {name} {file} has changed since it was evaluated: {again}")
     return record
 
@@ -143,10 +142,6 @@ def exported_files(output: Path, case: str) -> list[Path]:
 
 def _record_and_picture(output: Path, case: str) -> tuple[Path, Path]:
     return output / "cases" / f"{case}.json", output / "cases" / f"{case}.png"
-
-
-def _digest(file: Path) -> str:
-    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 def _branches(comparison: Comparison) -> list[dict]:

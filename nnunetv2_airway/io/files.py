@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import json
 import math
 import os
@@ -201,6 +202,11 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
             return dict(content)
     except Exception:
         return {}
+
+
+def digest_of(file: Path) -> str:
+    """Return a digest of a file's content, by which a later run knows it again."""
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 def _checksum(record: dict) -> str:

@@ -4,7 +4,6 @@ A mask that has been measured is not measured again while it stays the same, so 
 where it stopped.
 """
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ import SimpleITK as sitk
 from nnunetv2_airway import __version__
 from nnunetv2_airway.evaluation.projections import draw_generations
 from nnunetv2_airway.io.errors import UserError
-from nnunetv2_airway.io.files import read_record, without_nan, write_record
+from nnunetv2_airway.io.files import digest_of, read_record, without_nan, write_record
 from nnunetv2_airway.io.images import read_mask, read_volume, require_same_geometry
 from nnunetv2_airway.measurement.measure import Measured, measure_image
 from nnunetv2_airway.tree.export import write_centerline, write_surface
@@ -53,8 +52,8 @@ def measure_file(
     """
     fingerprint = {
         "format": FORMAT,
-        "mask": _digest(file),
-        "ct": ct and _digest(ct),
+        "mask": digest_of(file),
+        "ct": ct and digest_of(ct),
         "airway": airway and sorted(airway),
         "threshold": threshold,
     }
@@ -98,7 +97,7 @@ def read_measured(output: Path, case: str) -> dict:
     if not isinstance(fingerprint, dict) or fingerprint.get("format") != FORMAT:
         raise UserError(f"the record of {case} in {output / 'cases'} is damaged or another version's: {again}")
     file = Path(record["mask_file"])
-    if not file.is_file() or _digest(file) != fingerprint["mask"]:
+    if not file.is_file() or digest_of(file) != fingerprint["mask"]:
         raise UserError(f"the mask {file} is gone or has changed since it was measured: {again}")
     return record
 
@@ -107,10 +106,6 @@ def written_files(output: Path, case: str) -> list[Path]:
     """Name picture, surface and centerline of a case."""
     endings = (".ply", "_centerline.vtk", "_centerline.json")
     return [output / "cases" / f"{case}.png", *(output / "export" / f"{case}{ending}" for ending in endings)]
-
-
-def _digest(file: Path) -> str:
-    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 def _mean_inside(image: sitk.Image, file: Path, ct: Path) -> float:

@@ -114,8 +114,7 @@ def measure_image(image: sitk.Image) -> Measured:
     """Measure a mask, airway where > 0, see ``measure``."""
     array = sitk.GetArrayViewFromImage(image) > 0
     side = np.prod(image.GetSpacing())
-    upright, grid = _upright(image)
-    tree = parse_tree(upright, upright=True)
+    tree, grid = upright_tree(image)
     spacing = grid.spacing[::-1]
     branches = Branches(
         replace(branch, **{name: _place(grid, getattr(branch, name)) for name in ("start_mm", "end_mm")})
@@ -136,6 +135,12 @@ def measure_image(image: sitk.Image) -> Measured:
         "doubts": _doubts(branches),
     }
     return Measured(grid, tree, branches)
+
+
+def upright_tree(image: sitk.Image) -> tuple[AirwayTree, Grid]:
+    """Parse the tree that is measured, on its grid, which is upright and has even voxels."""
+    upright, grid = _upright(image)
+    return parse_tree(upright, upright=True), grid
 
 
 def _place(grid: Grid, millimetres: Sequence[float]) -> tuple[float, float, float]:
@@ -190,19 +195,14 @@ def _upright(image: sitk.Image) -> tuple[np.ndarray, Grid]:
     grid = Grid.of(part)
     spacing = np.array(grid.spacing)
     if spacing.max() <= EVEN * spacing.min():
-        return mask, _first_voxel(part, grid)
+        return mask, grid
     sides = spacing[::-1]
     depth = np.where(mask, distance_transform_edt(mask, sides), -distance_transform_edt(~mask, sides))
     side = float(spacing.min())
-    even = replace(_first_voxel(part, grid), spacing=(side,) * 3)
+    even = replace(grid, spacing=(side,) * 3)
     count = [int((n - 1) * step / side) + 1 for n, step in zip(part.GetSize(), spacing, strict=True)]
     resampled = sitk.Resample(
-        Grid.of(part).image(depth.astype(np.float32)), count, sitk.Transform(), sitk.sitkLinear, even.origin,
+        grid.image(depth.astype(np.float32)), count, sitk.Transform(), sitk.sitkLinear, even.origin,
         even.spacing, even.direction, -1.0,
     )  # fmt: skip
     return sitk.GetArrayFromImage(resampled) >= -1e-3, even
-
-
-def _first_voxel(part: sitk.Image, grid: Grid) -> Grid:
-    """The grid of a part that ITK has padded, whose first voxel need not have the index 0."""
-    return replace(grid, origin=part.TransformIndexToPhysicalPoint((0, 0, 0)))

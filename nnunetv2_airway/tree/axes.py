@@ -28,14 +28,12 @@ class Axis:
     Args:
         points: (N, 3) as (z, y, x) in mm, evenly spaced.
         along: how far along the axis each is, (N,) in mm.
-        origin: the branch it comes from, 0 for none.
         start: radius in mm of the fork it comes out of, 0 where it begins freely.
         radius: of the branch, in mm, roughly.
     """
 
     points: np.ndarray
     along: np.ndarray
-    origin: int
     start: float
     radius: float
 
@@ -77,14 +75,14 @@ def _along_the_line(tree: AirwayTree, spacing: np.ndarray) -> dict[int, Axis]:
         width = float(np.median(radius[own]))
         way = _way(int(own[distance[own].argmax()]), number, tree, before, int(4 * width / spacing.min()))
         first = way[0]
-        origin = int(tree.line_branch[first]) if tree.line_branch[first] != number else 0
+        begins_freely = tree.line_branch[first] == number
         points = _smooth(places[way], spacing) if len(way) > 1 else _through(tree, number, places[first], spacing)
         if number not in tree.parents:
             points = _to_the_end(points, tree, number, width, spacing)
-        if not origin:
+        if begins_freely:
             points = _to_the_end(points[::-1], tree, number, width, spacing)[::-1]
         points, along = _evenly(points, STEP * spacing.min())
-        axes[number] = Axis(points, along, origin, float(radius[first]) if origin else 0.0, width)
+        axes[number] = Axis(points, along, 0.0 if begins_freely else float(radius[first]), width)
     return axes
 
 
@@ -163,24 +161,23 @@ def direction(points: np.ndarray, last: int, length: float) -> np.ndarray | None
 def voxels_of_axes(
     tree: AirwayTree, spacing: np.ndarray, axes: dict[int, Axis]
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Find the voxels that are nearest to each point of each axis: their volume in mm3 (N,), and mean place (N, 3)."""
+    """Find the voxels that are nearest to each point of each axis: their number (N,), and the sum of places (N, 3)."""
     ends = np.cumsum([len(axis.points) for axis in axes.values()])
     places = tree.voxels * spacing
     nearest = KDTree(np.concatenate([axis.points for axis in axes.values()])).query(places)[1]
     count = np.bincount(nearest, minlength=ends[-1])
     sums = np.stack([np.bincount(nearest, side, minlength=ends[-1]) for side in places.T], axis=1)
-    counts, sums = (dict(zip(axes, np.split(each, ends[:-1]), strict=True)) for each in (count, sums))
-    return {number: own * spacing.prod() for number, own in counts.items()}, sums
+    return tuple(dict(zip(axes, np.split(each, ends[:-1]), strict=True)) for each in (count, sums))
 
 
 def _centred(tree: AirwayTree, spacing: np.ndarray, axes: dict[int, Axis]) -> dict[int, Axis]:
     """Move axes sideways to the middle of the lumen, but not where branches meet."""
-    volumes, sums = voxels_of_axes(tree, spacing, axes)
+    counts, sums = voxels_of_axes(tree, spacing, axes)
     centred = {}
     for number, axis in axes.items():
         step = axis.length / (len(axis.along) - 1)
         sigma = BLUR * max(spacing.max(), axis.radius) / step
-        count = gaussian_filter1d(volumes[number] / spacing.prod(), sigma, mode="nearest")
+        count = gaussian_filter1d(counts[number].astype(float), sigma, mode="nearest")
         middle = gaussian_filter1d(sums[number], sigma, axis=0, mode="nearest")
         mean_place = gaussian_filter1d(axis.points, sigma, axis=0, mode="nearest")
         shift = middle / np.maximum(count, 1e-9)[:, None] - mean_place
@@ -188,7 +185,7 @@ def _centred(tree: AirwayTree, spacing: np.ndarray, axes: dict[int, Axis]) -> di
         tangent /= np.maximum(np.linalg.norm(tangent, axis=1), 1e-9)[:, None]
         shift -= (shift * tangent).sum(1)[:, None] * tangent
         free = np.ones(len(axis.points))
-        if axis.origin:
+        if axis.start:
             free *= np.clip(axis.along / max(axis.start, axis.radius) - 1, 0, 1)
         if number in tree.parents:
             free *= np.clip((axis.length - axis.along) / axis.radius - 1, 0, 1)

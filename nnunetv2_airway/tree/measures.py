@@ -73,8 +73,8 @@ def branch_measures(tree: AirwayTree, spacing: Sequence[float]) -> list[BranchMe
         return []
     spacing = np.asarray(spacing, float)
     axes = branch_axes(tree, spacing)
-    volumes, _ = voxels_of_axes(tree, spacing, axes)
-    return [_measure(tree, spacing, number, axes, volumes[number]) for number in axes]
+    counts, _ = voxels_of_axes(tree, spacing, axes)
+    return [_measure(tree, spacing, number, axes, counts[number] * spacing.prod()) for number in axes]
 
 
 def _measure(

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from nnunetv2_airway.io.images import read_mask
 from nnunetv2_airway.measurement.case import read_measured
 from nnunetv2_airway.measurement.folder import find_cts, read_records
-from nnunetv2_airway.measurement.measure import measure_image
+from nnunetv2_airway.measurement.measure import upright_tree
 from nnunetv2_airway.report.page.plots import generations_beside_others
 from nnunetv2_airway.report.page.scene import Frame, ct_picture, tree_surface
 from nnunetv2_airway.report.page.write import all_scenes, render, script
@@ -114,16 +114,14 @@ def make_measured_scene(case: str, measurement: Path, ct: Path | None = None) ->
     record = read_measured(measurement, case)
     made_from = record["fingerprint"]
     image = read_mask(Path(record["mask_file"]), made_from["airway"], made_from["threshold"])
-    measured = measure_image(image)
-    spacing = measured.grid.spacing[::-1]
-    airways = measured.tree.labels > 0
+    tree, grid = upright_tree(image)
     return {
         "case": case,
         "branches": [
             {**{name: _rounded(branch[key]) for name, key in SHOWN.items()}, "facts": _facts(branch)}
             for branch in record["branches"]
         ],
-        "reference": tree_surface(measured.tree, airways, [], spacing, Frame(image, measured.grid)),
+        "reference": tree_surface(tree, tree.labels > 0, [], grid.spacing[::-1], Frame(image, grid)),
         "predictions": [],
         "ct": ct_picture(ct, image, sitk.GetArrayViewFromImage(image) > 0) if ct else None,
     }

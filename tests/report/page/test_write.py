@@ -141,7 +141,7 @@ def test_a_measurement_that_cannot_be_shown_is_refused(page, tmp_path, monkeypat
     changed = tmp_path / "changed"
     shutil.copytree(measured, changed)
     with monkeypatch.context() as patch:
-        patch.setattr(case_module, "_digest", lambda file: "another")
+        patch.setattr(case_module, "digest_of", lambda file: "another")
         with pytest.raises(SystemExit, match="has changed since it was measured: run nnUNetv2_airway_measure again"):
             report.main(["-i", str(changed), "-o", str(tmp_path / "a.html")])
     (changed / "cases" / "whole.json").write_text("{}")
