@@ -5,7 +5,8 @@ per case and ``nnUNetv2_predict`` takes any CT. The data set's channel is theref
 
 Papers: Tang 2022, section 2.1 (original volume, and window level -250, width 750); Zheng 2021, section IV-A
 ([-1000, 600]). The code published with Tang's entry clips at [-1000, 500], that is level +- width; "level -250, width
-750" is read here as DICOM defines it, level +- width / 2, and the other is kept as a named window.
+750" is read here as DICOM defines it, level +- width / 2, and the other is kept as a named window. The repository of
+Zheng's entry has [-1000, 400] and [-1200, 600]; the ATM'22 organisers' baseline uses [-1000, 400].
 """
 
 import warnings
@@ -44,6 +45,8 @@ WINDOWS = {
     "tang": Window(-625, 125),
     "tang_published": Window(-1000, 500),
     "zheng": Window(-1000, 600),
+    "zheng_published": Window(-1000, 400),
+    "zheng_wide": Window(-1200, 600),
 }
 """Windows by name; "original" and "tang" together are Tang 2022's two channels."""
 

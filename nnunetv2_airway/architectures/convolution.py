@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nnunetv2_airway.architectures.memory import in_rows, rows_for_prediction
+
 
 class Conv3d(nn.Conv3d):
     """``torch.nn.Conv3d`` with the same parameters and results."""
@@ -18,6 +20,9 @@ class Conv3d(nn.Conv3d):
 
     def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if x.device.type != "cpu" or not torch.is_grad_enabled():
+            if in_rows(x):  # the result is to be, too; of small or one-channel patches, PyTorch decides otherwise
+                weight = weight.contiguous(memory_format=torch.channels_last_3d)
+                return rows_for_prediction(super()._conv_forward(x, weight, bias))
             return super()._conv_forward(x, weight, bias)
         if torch.is_autocast_enabled("cpu") and self.kernel_size[0] > 1 and x.shape[2] == 2:
             # of two planes, oneDNN makes weights' gradients in bfloat16 out of whatever memory holds

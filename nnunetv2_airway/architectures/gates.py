@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from nnunetv2_airway.architectures.memory import in_rows
+
 SLOPE = 0.01
 """Of the leaky ReLU."""
 
@@ -31,7 +33,18 @@ def norm_and_gates(
 
     Source: Zheng 2021, section III-B.
     """
+    if not torch.is_grad_enabled() and in_rows(x):
+        return _of_rows(x, weight.to(x.dtype), gates, eps)
     return _NormAndGates.apply(x, weight.to(x.dtype), gates, eps)
+
+
+def _of_rows(x: torch.Tensor, weight: torch.Tensor, gates: int, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same without a backward pass, of a patch ``in_rows``, which stays so."""
+    features = F.leaky_relu_(torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)[0], SLOPE)
+    rows = features.movedim(1, -1)
+    products = (rows @ weight.T).movedim(-1, 1)
+    gate = _gates(products, gates)[-1]
+    return features.mul_(gate), products[:, gates:] * gate
 
 
 class _NormAndGates(Function):

@@ -3,13 +3,17 @@
 import torch
 import torch.nn.functional as F
 
+from nnunetv2_airway.architectures.memory import in_rows
+
 
 def upsample(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """Up-sample (N, C, z, y, x) to ``size``, linearly, corners to corners, as ``F.interpolate`` does.
 
     Along each axis it is a product with a matrix. ``F.interpolate`` gives a CPU one thread for each channel, and its
-    backward pass on a GPU adds atomically.
+    backward pass on a GPU adds atomically; without one, and of a patch ``in_rows``, it is the faster on a CPU.
     """
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and in_rows(x):
+        return F.interpolate(x, size, mode="trilinear", align_corners=True)
     for axis in (4, 3, 2):
         if x.shape[axis] != size[axis - 2]:
             matrix = _linear(x.shape[axis], size[axis - 2], x.dtype, x.device)

@@ -9,7 +9,6 @@ one product (``gates``), and a group's last convolution runs at each resolution,
 instead of one per block (both are linear, so they commute; the public code concatenates 36 full-size channels).
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +18,8 @@ from torch import nn
 
 from nnunetv2_airway.architectures.convolution import Conv3d
 from nnunetv2_airway.architectures.gates import norm_and_gates
+from nnunetv2_airway.architectures.memory import rows_for_prediction
+from nnunetv2_airway.architectures.published import differences, published_tensors
 from nnunetv2_airway.architectures.resampling import upsample
 
 DOWNSAMPLING = 8
@@ -149,7 +150,7 @@ class WingsNet(nn.Module):
                 f"WingsNet halves a 3-D patch three times and needs each axis to be a multiple of {DOWNSAMPLING}, "
                 f"got {tuple(size)}: change the patch size of the plans, or pad the patch"
             )
-        pyramid = self._features(x)
+        pyramid = self._features(rows_for_prediction(x))
         if not self.deep_supervision:
             return self._group_logits(pyramid, len(self.groups) - 1, size)
         return [self._group_logits(pyramid, index, size) for index in reversed(range(len(self.groups)))]
@@ -187,29 +188,16 @@ class WingsNet(nn.Module):
         """Load a checkpoint of the authors' public code.
 
         Args:
-            state_dict: its tensors by name, in any floating type; a ``state_dict`` entry around them, the ``module.``
-                prefix of data-parallel training, and heads in a Sequential (``dc0_0.0.weight``, Zheng's own files) are
-                accepted.
+            state_dict: its tensors by name, wrapped as ``published_tensors`` accepts it.
 
         Raises:
             ValueError: a name is missing or unknown, or a shape differs; all of them are listed.
         """
-        state_dict = state_dict.get("state_dict", state_dict)
-        state_dict = {
-            re.sub(r"^(dc0_\d+)\.0\.", r"\1.", name.removeprefix("module.")): torch.as_tensor(value)
-            for name, value in state_dict.items()
-        }
-        own = self.state_dict()
-        problems = [f"{name} is missing" for name in own if name not in state_dict]
-        problems += [f"{name} is not part of WingsNet" for name in state_dict if name not in own]
-        problems += [
-            f"{name} has shape {tuple(state_dict[name].shape)}, needed {tuple(own[name].shape)}"
-            for name in own
-            if name in state_dict and state_dict[name].shape != own[name].shape
-        ]
+        tensors = published_tensors(state_dict)
+        problems = differences(self, tensors)
         if problems:
             raise ValueError(
                 f"these weights do not fit a WingsNet of {self.in_channels} input channel(s), {self.num_classes} "
                 f"class(es) and {len(self.groups)} group(s): {'; '.join(problems)}"
             )
-        self.load_state_dict(state_dict)
+        self.load_state_dict(tensors)

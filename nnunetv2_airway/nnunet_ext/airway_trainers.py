@@ -12,6 +12,12 @@ try:
         nnUNetTrainerInverseWeightedFocal,
         nnUNetTrainerWeightedCE,
     )
+    from nnunetv2_airway.trainers.published import (
+        nnUNetTrainerATM22Baseline,
+        nnUNetTrainerWingsGULPublished,
+        nnUNetTrainerWingsGULWide,
+        nnUNetTrainerWingsLIBPublished,
+    )
     from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
     from nnunetv2_airway.trainers.wings_lib import (
         nnUNetTrainerLIB,

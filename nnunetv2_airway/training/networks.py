@@ -12,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunetv2_airway.architectures import baseline_unet
 from nnunetv2_airway.architectures.convolution import use_conv3d
 from nnunetv2_airway.architectures.wingsnet import DOWNSAMPLING, WingsNet
 
@@ -72,5 +73,22 @@ class PlannedRow:
         body.decoder.deep_supervision = enabled
 
 
+@dataclass(frozen=True)
+class BaselineUNetRow:
+    """The U-Net of the ATM'22 organisers' baseline; its only output is the prediction."""
+
+    full_size: ClassVar[bool] = True
+
+    def patch_divisor(self, configuration):  # noqa: D102, as in Network
+        return (baseline_unet.DOWNSAMPLING,) * 3
+
+    def build(self, plans, configuration, channels, deep_supervision):  # noqa: D102, as in Network
+        return baseline_unet.BaselineUNet(channels)
+
+    def switch_deep_supervision(self, body, enabled):  # noqa: D102, as in Network
+        pass
+
+
 WINGSNET = WingsNetRow()
+BASELINE_UNET = BaselineUNetRow()
 PLANNED = PlannedRow()
