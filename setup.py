@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "nnunetv2_airway" / "__init__.py").read_text())[1]
 URL = "https://github.com/nnunetv2-airway/nnunetv2_airway"
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "setuptools>=77", "vtk>=9.3", "selenium>=4.20"]
+DICOM = ["highdicom>=0.23"]
+"""Writes the tree as a DICOM SEG object."""
 STARTUP_FILE = "nnunetv2_airway.pth"
 # site.py executes lines that start with "import"; the exec keeps it silent where the package itself is gone.
 STARTUP_LINE = (
@@ -97,17 +99,19 @@ setup(
         "jinja2",
         "pillow",
     ],
-    extras_require={"test": TEST},
+    extras_require={"test": [*TEST, *DICOM], "dicom": DICOM},
     package_data={"nnunetv2_airway.report.page": ["assets/*"]},
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",
             "nnUNetv2_airway_demo = nnunetv2_airway.cli.demo:main",
             "nnUNetv2_airway_evaluate = nnunetv2_airway.cli.evaluate:main",
+            "nnUNetv2_airway_import = nnunetv2_airway.cli.import_:main",
             "nnUNetv2_airway_measure = nnunetv2_airway.cli.measure:main",
             "nnUNetv2_airway_phantom = nnunetv2_airway.cli.phantom:main",
             "nnUNetv2_airway_postprocess = nnunetv2_airway.cli.postprocess:main",
             "nnUNetv2_airway_report = nnunetv2_airway.cli.report:main",
+            "nnUNetv2_airway_segment = nnunetv2_airway.cli.segment:main",
         ]
     },
     cmdclass={"build_py": Build},

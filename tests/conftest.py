@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["fixtures.commands", "fixtures.scans", "fixtures.trainers", "fixtures.trees"]
+pytest_plugins = [
+    "fixtures.chests",
+    "fixtures.commands",
+    "fixtures.models",
+    "fixtures.scans",
+    "fixtures.trainers",
+    "fixtures.trees",
+]
 
 ROOT = Path(__file__).parent.parent
 LONGEST = ("test_end_to_end", "test_features", "test_phased_trainer")

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from nnunetv2_airway.io.errors import UserError
 
@@ -21,6 +21,80 @@ def dataset_id(text: str) -> int:
     if not 1 <= number <= 999:
         raise argparse.ArgumentTypeError(f"a data set id from 1 to 999 is needed, got {text}")
     return number
+
+
+def margin(text: str) -> float:
+    """Parse a margin in mm."""
+    number = float(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"a margin of at least 0 mm is needed, got {text}")
+    return number
+
+
+def add_part_options(parser: argparse.ArgumentParser, what: str, results: str) -> None:
+    """Define the options of a job array, nnU-Net's own; ``read_part`` checks them."""
+    parser.add_argument(
+        "-num_parts",
+        type=positive,
+        default=1,
+        metavar="N",
+        help=f"of a job array: the {what} are shared out over so many calls; one more call without it collects the "
+        f"{results} (default: 1)",
+    )
+    parser.add_argument("-part_id", type=int, metavar="K", help="which part this call works on, from 0")
+
+
+def read_part(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Check the options of a job array, and say part 0 of 1 where there is none."""
+    if args.part_id is None and args.num_parts == 1:
+        args.part_id = 0
+    if args.part_id is None or not 0 <= args.part_id < args.num_parts:
+        parser.error(f"-num_parts {args.num_parts} needs a -part_id of 0 to {args.num_parts - 1}, got {args.part_id}")
+
+
+def add_ct_options(group: argparse._ArgumentGroup, outside: str) -> None:
+    """Define how CTs are read: the lungs' box, HU, and the DICOM series.
+
+    Args:
+        group: of arguments.
+        outside: what becomes of a CT outside the box, with its margin.
+    """
+    box = group.add_mutually_exclusive_group()
+    box.add_argument("--lung-box", type=margin, default=10.0, metavar="MM", help=outside)
+    box.add_argument("--no-lung-box", dest="lung_box", action="store_const", const=None, help="keep the whole CT")
+    group.add_argument(
+        "--scale",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("SLOPE INTERCEPT", "CASE"),
+        help="HU = SLOPE * stored + INTERCEPT for these cases, or for all; can be given several times",
+    )
+    group.add_argument(
+        "--series", nargs="+", default=[], metavar="UID", help="the series to take where a case's folder holds several"
+    )
+
+
+def read_scales(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
+    """Scales by case, that of all other cases under the empty name."""
+    scales = {}
+    for words in given:
+        try:
+            slope, intercept, *cases = float(words[0]), float(words[1]), *words[2:]
+        except (ValueError, IndexError) as error:
+            raise UserError(f"--scale needs SLOPE INTERCEPT [CASE ...], got {' '.join(words)}") from error
+        scales |= dict.fromkeys(cases or [""], (slope, intercept))
+    return scales
+
+
+def require_cases(option: str, named: Collection[str], known: Collection[str], source: object) -> None:
+    """Check that an option names cases that there are.
+
+    Raises:
+        UserError: it names another.
+    """
+    if unknown := set(named) - set(known):
+        raise UserError(f"--{option} names {', '.join(sorted(unknown))}, which is no case of {source}")
 
 
 def run(command: Callable[[], None]) -> None:

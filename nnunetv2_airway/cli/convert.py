@@ -2,12 +2,11 @@
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_airway.cli.common import dataset_id, positive, run
+from nnunetv2_airway.cli.common import add_ct_options, dataset_id, positive, read_scales, require_cases, run
 from nnunetv2_airway.conversion.datasets import LAYOUTS
 from nnunetv2_airway.conversion.layout import Case, Layout
 from nnunetv2_airway.io.errors import UserError, some
@@ -91,32 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser, layout: Layout | None) -> Non
     )
     how = parser.add_argument_group("how")
     how.add_argument("-np", type=positive, default=2, metavar="N", help="cases converted at once (default: 2)")
-    box = how.add_mutually_exclusive_group()
-    box.add_argument(
-        "--lung-box",
-        type=margin,
-        default=10.0,
-        metavar="MM",
-        help="set the CT to 0 outside the box of the lungs, with this margin (default: 10); geometry stays",
-    )
-    box.add_argument("--no-lung-box", dest="lung_box", action="store_const", const=None, help="keep the whole CT")
+    add_ct_options(how, "set the CT to 0 outside the box of the lungs, with this margin (default: 10); geometry stays")
     how.add_argument(
         "--lumen",
         type=int,
         nargs="+",
         metavar="VALUE",
         help="label values that are airway lumen, where labels also hold walls or lobes (default: all above 0)",
-    )
-    how.add_argument(
-        "--scale",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("SLOPE INTERCEPT", "CASE"),
-        help="HU = SLOPE * stored + INTERCEPT for these cases, or for all; can be given several times",
-    )
-    how.add_argument(
-        "--series", nargs="+", default=[], metavar="UID", help="the series to take where a case's folder holds several"
     )
     how.add_argument(
         "--ignore-label-header",
@@ -128,14 +108,6 @@ def add_arguments(parser: argparse.ArgumentParser, layout: Layout | None) -> Non
     how.add_argument(
         "--accept", nargs="+", default=[], metavar="CASE", help="take these cases although their labels seem wrong"
     )
-
-
-def margin(text: str) -> float:
-    """Parse a margin in mm."""
-    number = float(text)
-    if not number >= 0:
-        raise argparse.ArgumentTypeError(f"a margin of at least 0 mm is needed, got {text}")
-    return number
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -170,16 +142,14 @@ def _convert(args: argparse.Namespace, layout: Layout | None) -> None:
     if not cases:
         expected = layout.files if layout else "image files, or folders with DICOM files"
         raise UserError(f"no cases found in {', '.join(map(str, sources))}; expected: {expected}")
-    scales = _scales(args.scale)
+    scales = read_scales(args.scale)
     named = {
         "accept": args.accept,
         "scale": filter(None, scales),
         "ignore-label-header": args.ignore_label_header or [],
     }
     for option, given in named.items():
-        unknown = set(given) - {case.name for case in cases}
-        if unknown:
-            raise UserError(f"--{option} names {', '.join(sorted(unknown))}, which is no case of {sources[0]}")
+        require_cases(option, given, [case.name for case in cases], sources[0])
     if args.images_only:
         cases = [replace(case, label=None, problem="" if case.ct else case.problem) for case in cases]
     elif not any(case.label for case in cases):
@@ -233,18 +203,6 @@ def _folder_cases(args: argparse.Namespace, images: Path) -> list[Case]:
         return find_cases(images, None, suffix=args.label_suffix)
     images, labels = (images, _folder(args.labels)) if args.labels else find_pair(images)
     return find_cases(images, labels, suffix=args.label_suffix)
-
-
-def _scales(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
-    """Scales by case, that of all other cases under the empty name."""
-    scales = {}
-    for words in given:
-        try:
-            slope, intercept, *cases = float(words[0]), float(words[1]), *words[2:]
-        except (ValueError, IndexError) as error:
-            raise UserError(f"--scale needs SLOPE INTERCEPT [CASE ...], got {' '.join(words)}") from error
-        scales |= dict.fromkeys(cases or [""], (slope, intercept))
-    return scales
 
 
 def _options(

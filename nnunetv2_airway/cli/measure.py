@@ -1,9 +1,10 @@
 """``nnUNetv2_airway_measure``: length, diameter and angle of the branches of airway masks, without a reference."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
-from nnunetv2_airway.cli.common import positive, run
+from nnunetv2_airway.cli.common import add_part_options, positive, read_part, run
 from nnunetv2_airway.io.errors import UserError, some
 
 LEFT_OUT = 1.0
@@ -33,15 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--threshold", type=float, metavar="P", help="of probability maps: what lies above is airway, such as 0.5"
     )
     parser.add_argument("-np", type=positive, default=2, metavar="N", help="cases measured at once (default: 2)")
-    parser.add_argument(
-        "-num_parts",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="of a job array: the masks are shared out over so many calls; one more call without it collects the "
-        "tables (default: 1)",
-    )
-    parser.add_argument("-part_id", type=int, metavar="K", help="which part this call measures, from 0")
+    add_part_options(parser, "masks", "tables")
     return parser
 
 
@@ -49,10 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    if args.part_id is None and args.num_parts == 1:
-        args.part_id = 0
-    if args.part_id is None or not 0 <= args.part_id < args.num_parts:
-        parser.error(f"-num_parts {args.num_parts} needs a -part_id of 0 to {args.num_parts - 1}, got {args.part_id}")
+    read_part(parser, args)
     run(lambda: _measure(args))
 
 
@@ -73,30 +63,7 @@ def _measure(args: argparse.Namespace) -> None:
     earlier = sum("from_earlier" in record for record in measurement.cases.values())
     if earlier:
         print(f"{earlier} of {len(measurement.cases)} cases had been measured before and have not changed.")
-    if measurement.cases:
-        width = max(len("case"), *map(len, measurement.cases))
-        print(f"\n{'case':{width}}  volume ml  length m  branches  ends  deepest generation  pieces")
-        for case, record in measurement.cases.items():
-            whole = record["summary"]
-            print(
-                f"{case:{width}}  {whole['volume_ml']:9.1f}  {whole['total_length_mm'] / 1000:8.2f}  "
-                f"{whole['branches']:8}  {whole['ends']:4}  {whole['deepest_generation']:18}  {whole['pieces']:6}"
-            )
-        print()
-    for case, record in measurement.cases.items():
-        outside = record["summary"]["outside_largest_piece_percent"]
-        if outside > LEFT_OUT:
-            print(f"{case}: WARNING: {outside:.1f} % of the mask lie outside its largest piece and are not measured")
-        if doubts := record["summary"]["doubts"]:
-            print(
-                f"{case}: WARNING: {'; '.join(doubts)}: generations may be counted wrongly, look at "
-                f"{args.o / 'cases' / case}.png"
-            )
-        if record["lumen_hu"] is not None and record["lumen_hu"] > DARK:
-            print(
-                f"{case}: WARNING: the lumen has {record['lumen_hu']:.0f} HU on average, air has -1000: is the mask "
-                f"that of this CT?"
-            )
+    print_trees(measurement.cases, args.o)
     for case, error in measurement.failed.items():
         print(f"{case}: FAILED: {error}")
     if args.num_parts > 1:
@@ -111,3 +78,37 @@ def _measure(args: argparse.Namespace) -> None:
             f"{failed} of {failed + len(measurement.cases)} masks could not be measured, see above"
             + ("; the others are complete" if measurement.cases else "")
         )
+
+
+def print_trees(cases: Mapping[str, dict], output: Path) -> None:
+    """Print a line for each tree, and what is in doubt about it.
+
+    Args:
+        cases: the record of each, see ``measurement.case.measure_file``.
+        output: folder of the measurement.
+    """
+    if not cases:
+        return
+    width = max(len("case"), *map(len, cases))
+    print(f"\n{'case':{width}}  volume ml  length m  branches  ends  deepest generation  pieces")
+    for case, record in cases.items():
+        whole = record["summary"]
+        print(
+            f"{case:{width}}  {whole['volume_ml']:9.1f}  {whole['total_length_mm'] / 1000:8.2f}  "
+            f"{whole['branches']:8}  {whole['ends']:4}  {whole['deepest_generation']:18}  {whole['pieces']:6}"
+        )
+    print()
+    for case, record in cases.items():
+        outside = record["summary"]["outside_largest_piece_percent"]
+        if outside > LEFT_OUT:
+            print(f"{case}: WARNING: {outside:.1f} % of the mask lie outside its largest piece and are not measured")
+        if doubts := record["summary"]["doubts"]:
+            print(
+                f"{case}: WARNING: {'; '.join(doubts)}: generations may be counted wrongly, look at "
+                f"{output / 'cases' / case}.png"
+            )
+        if record["lumen_hu"] is not None and record["lumen_hu"] > DARK:
+            print(
+                f"{case}: WARNING: the lumen has {record['lumen_hu']:.0f} HU on average, air has -1000: is the mask "
+                f"that of this CT?"
+            )

@@ -30,19 +30,8 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
         UserError: slices differ in size, spacing or orientation, stand at one place, are missing, unevenly spaced or
             sheared by a tilted gantry, or cannot be read; the files are named.
     """
-    first = series.slices[0]
-    joined = series.is_joined
-    for header in series.slices:
-        _require_alike(header, first, joined=joined)
-    row, column = first.numbers("ImageOrientationPatient", 6).reshape(2, 3)
-    normal = np.cross(row, column)
-    direction = tuple(np.stack((row, column, normal), axis=1).ravel())
-    check_axes(direction, first.file)
-    slices = sorted(series.slices, key=lambda header: _position(header) @ normal)
-    slices, notes = _without_copies(slices, normal)
-    notes += _numbering(slices)
-    step = _even_step(slices, normal)
-
+    slices, direction, step, notes = ordered_slices(series)
+    first = slices[0]
     volume = np.empty((len(slices), int(first.Rows), int(first.Columns)), np.float32)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -57,8 +46,32 @@ def read_series(series: Series) -> tuple[np.ndarray, Grid, list[str]]:
             ) from error
         plane[...] = sitk.GetArrayViewFromImage(image).reshape(plane.shape)
     between_rows, between_columns = first.numbers("PixelSpacing", 2)
-    grid = Grid((between_columns, between_rows, step), tuple(_position(slices[0])), direction)
+    grid = Grid((between_columns, between_rows, step), tuple(_position(first)), direction)
     return volume, grid, notes
+
+
+def ordered_slices(series: Series) -> tuple[list[Slice], tuple[float, ...], float, list[str]]:
+    """Order the slices of a series along their normal.
+
+    Returns:
+        One slice for each plane of the volume; its direction, as ITK has it; the distance of its planes in mm; and what
+        was done about the files.
+
+    Raises:
+        UserError: as ``read_series``, for what the headers tell.
+    """
+    first = series.slices[0]
+    joined = series.is_joined
+    for header in series.slices:
+        _require_alike(header, first, joined=joined)
+    row, column = first.numbers("ImageOrientationPatient", 6).reshape(2, 3)
+    normal = np.cross(row, column)
+    direction = tuple(np.stack((row, column, normal), axis=1).ravel())
+    check_axes(direction, first.file)
+    slices = sorted(series.slices, key=lambda header: _position(header) @ normal)
+    slices, notes = _without_copies(slices, normal)
+    notes += _numbering(slices)
+    return slices, direction, _even_step(slices, normal), notes
 
 
 def _position(header: Slice) -> np.ndarray:

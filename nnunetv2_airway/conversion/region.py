@@ -41,7 +41,7 @@ def region(
             f"the CT ends inside the lungs: {' and '.join(ends)} of their largest cross-section in its last slice "
             f"there. Slices may be missing"
         )
-    height, width = (_length(box, ct, letters) for letters in ("SI", "LR"))
+    height, width = (extent(box, ct, letters) for letters in ("SI", "LR"))
     if height < FLATTEST * width:
         doubts.append(
             f"the lungs' box is only {height:.0f} mm high, but {width:.0f} mm wide: parts of the lungs may be "
@@ -79,6 +79,7 @@ def _beyond(enlarged: Box, box: Box, image: sitk.Image) -> float:
     return max(lengths)
 
 
-def _length(box: Box, image: sitk.Image, letters: str) -> float:
+def extent(box: Box, image: sitk.Image, letters: str) -> float:
+    """Length of a box in mm along the axis of an image that points to one of two sides, such as "SI"."""
     axis = next(axis for axis, letter in enumerate(orientation(image)[::-1]) if letter in letters)
     return (box[axis].stop - box[axis].start) * image.GetSpacing()[2 - axis]

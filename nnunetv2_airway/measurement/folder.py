@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from nnunetv2_airway.io.errors import UserError, some
 from nnunetv2_airway.io.files import alone_in, read_record, write_csv
@@ -73,14 +74,43 @@ def measure_folder(
     if output.resolve() == masks.resolve():
         raise UserError(f"-o is the folder of the masks {masks}; choose another one for the results")
     own_cts = find_cts(cts, list(files)) if cts else {}
-    chosen = sorted(files)[part::parts]
+    chosen = {case: files[case] for case in sorted(files)[part::parts]}
+    return measure_masks(
+        chosen, output, cts=own_cts, airway=airway, threshold=threshold, processes=processes, tables=parts == 1
+    )
+
+
+def measure_masks(
+    files: Mapping[str, Path],
+    output: Path,
+    *,
+    cts: Mapping[str, Path] = MappingProxyType({}),
+    airway: Collection[int] | None = None,
+    threshold: float | None = None,
+    processes: int = 2,
+    tables: bool = True,
+) -> Measurement:
+    """Measure masks, see ``measure_folder``.
+
+    Args:
+        files: the mask of each case.
+        output: as there, as are ``airway``, ``threshold`` and ``processes``.
+        cts: the CTs of cases that have one.
+        airway: see ``output``.
+        threshold: see ``output``.
+        processes: see ``output``.
+        tables: also write those of all cases.
+
+    Raises:
+        OSError: the results cannot be written.
+    """
     for folder in ("cases", "export"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    work = {case: (case, files[case], output, own_cts.get(case)) for case in chosen}
+    work = {case: (case, file, output, cts.get(case)) for case, file in files.items()}
     function = partial(_measure_file, airway=airway, threshold=threshold)
-    with alone_in(output) if parts == 1 else nullcontext():
+    with alone_in(output) if tables else nullcontext():
         records, failed = results_and_failures(function, work, processes=processes, description="measurement")
-        if parts == 1:
+        if tables:
             write_tables(output, records)
     others = sorted({file.stem for file in (output / "cases").glob("*.json")} - files.keys())
     return Measurement(records, failed, others)

@@ -133,3 +133,14 @@ def test_patches_not_divisible_by_eight_are_refused(size):
 def test_unknown_partition():
     with pytest.raises(ValueError, match="four_crossed"):
         WingsNet(1, partition="five")
+
+
+@pytest.mark.parametrize("patches", [1, 2])
+def test_predicts_what_it_has_been_trained_on(patches):
+    """Without gradients a CPU computes a single patch in another memory layout."""
+    torch.manual_seed(1)
+    network = WingsNet(2, deep_supervision=False).double().eval()
+    x = torch.randn(patches, 2, 16, 8, 24, dtype=torch.double)
+    with torch.inference_mode():
+        predicted = network(x)
+    torch.testing.assert_close(predicted.clone(), network(x).detach(), atol=1e-10, rtol=0)

@@ -1,6 +1,6 @@
 """The page of masks that were measured."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 from pathlib import Path
 
@@ -34,11 +34,14 @@ SHOWN = {
 """Of a measured branch, for the list and the colours."""
 
 
-def make_measured_page(measurement: Path, *, ct: Path | None = None, processes: int = 2) -> str:
+def make_measured_page(
+    measurement: Path, *, cases: Collection[str] | None = None, ct: Path | None = None, processes: int = 2
+) -> str:
     """Write the page of masks that were measured.
 
     Args:
         measurement: folder of ``nnUNetv2_airway_measure``.
+        cases: to show; by default all that were measured into it.
         ct: folder of their CTs, named like the cases, with or without nnU-Net's ``_0000``; by default those with which
             they were measured.
         processes: cases worked on at once; each takes about 2 GB for a CT of 512 x 512 x 400.
@@ -50,6 +53,8 @@ def make_measured_page(measurement: Path, *, ct: Path | None = None, processes: 
         UserError: nothing was measured there, a CT is missing, or a mask has changed since; the case is named.
     """
     records = read_records(measurement)
+    if cases is not None:
+        records = {name: record for name, record in records.items() if name in cases}
     cts = find_cts(ct, list(records)) if ct else {}
     work = {
         name: (name, measurement, cts.get(name) or (Path(record["ct_file"]) if record["ct_file"] else None))

@@ -1,0 +1,237 @@
+"""``nnUNetv2_airway_segment``: from CTs to measured airway trees."""
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_airway.cli.common import (
+    add_ct_options,
+    add_part_options,
+    positive,
+    read_part,
+    read_scales,
+    require_cases,
+    run,
+)
+from nnunetv2_airway.cli.measure import print_trees
+from nnunetv2_airway.io.errors import UserError, some
+from nnunetv2_airway.io.images import ENDINGS
+
+ONE_FILE = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Formats of which an image is one file."""
+REPORT = "report.html"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_airway_segment",
+        description="Segment and measure the airway trees of chest CTs: reads and checks each CT, finds the lungs, "
+        "predicts with a model of nnU-Net or a published network, keeps the largest connected piece, puts it on the "
+        "CT's own grid, and measures it. Interrupted, the same command goes on where it stopped.",
+    )
+    parser.add_argument(
+        "-i",
+        type=Path,
+        required=True,
+        metavar="CT",
+        help="an image file, the folder of a DICOM series, or a folder of either",
+    )
+    parser.add_argument(
+        "-o", type=Path, required=True, metavar="FOLDER", help="where to write the trees, their figures and a page"
+    )
+    parser.add_argument(
+        "-m",
+        type=Path,
+        required=True,
+        metavar="MODEL",
+        help="a model folder of nnU-Net (with plans.json and fold_0), a zip that nnU-Net exported, or a published "
+        "checkpoint, see nnUNetv2_airway_import",
+    )
+    how = parser.add_argument_group("prediction, as in nnUNetv2_predict")
+    how.add_argument(
+        "-device", default=None, metavar="NAME", help="cpu, cuda or mps (default: cuda where there is one)"
+    )
+    how.add_argument("-f", nargs="+", default=(), metavar="FOLD", help="folds (default: all that the model has)")
+    how.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint (default: %(default)s)")
+    how.add_argument(
+        "-step_size", type=step_size, default=0.5, metavar="STEP", help="of windows, in patches (default: 0.5)"
+    )
+    how.add_argument("--disable_tta", action="store_true", help="do not also predict mirrored windows: faster")
+    how.add_argument(
+        "--spacing",
+        type=side,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="grid in mm on which a published network works (default: the CT's own, with 1 mm where its voxels are "
+        "longer than 1.25)",
+    )
+    how.add_argument("--window", type=float, nargs=2, metavar=("LOWER", "UPPER"), help="see nnUNetv2_airway_import")
+    reading = parser.add_argument_group("CTs")
+    add_ct_options(reading, "look in the box of the lungs alone, with this margin (default: 10)")
+    reading.add_argument(
+        "--accept", nargs="+", default=[], metavar="CASE", help="write these trees although they do not look like one"
+    )
+    writing = parser.add_argument_group("results")
+    writing.add_argument(
+        "--format", choices=ONE_FILE, default=".nii.gz", help="of the trees' files (default: %(default)s)"
+    )
+    writing.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="also write a DICOM SEG that refers to the series, for CTs that are DICOM (needs the extra dicom)",
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument("-np", type=positive, default=2, metavar="N", help="cases read or measured at once (default: 2)")
+    add_part_options(work, "CTs", "tables and the page")
+    return parser
+
+
+def step_size(text: str) -> float:
+    """Parse a step of windows."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"a step above 0 and at most 1 is needed, got {text}")
+    return number
+
+
+def side(text: str) -> float:
+    """Parse a side of a voxel in mm."""
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"a length above 0 is needed, got {text}")
+    return number
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    read_part(parser, args)
+    run(lambda: _segment(args))
+
+
+def _segment(args: argparse.Namespace) -> None:
+    # late, so that -h answers at once
+    import torch
+
+    from nnunetv2_airway.conversion.case import Options
+    from nnunetv2_airway.inference.dicom_seg import require_highdicom
+    from nnunetv2_airway.inference.folder import segment_cases
+    from nnunetv2_airway.inference.models import find_model
+    from nnunetv2_airway.inference.predictor import Settings
+
+    if args.dicom_seg:
+        require_highdicom()
+    cases = _cases(args.i)
+    scales = read_scales(args.scale)
+    names = [case.name for case in cases]
+    require_cases("accept", args.accept, names, args.i)
+    require_cases("scale", list(filter(None, scales)), names, args.i)
+    settings = Settings(
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        folds=tuple(args.f),
+        checkpoint=args.chk,
+        step_size=args.step_size,
+        mirroring=not args.disable_tta,
+    )
+    found = segment_cases(
+        cases,
+        find_model(args.m, window=args.window and tuple(args.window)),
+        args.o,
+        lambda case: Options(
+            margin=args.lung_box,
+            scale=scales.get(case, scales.get("")),
+            series=tuple(args.series),
+            accept=case in args.accept,
+        ),
+        settings=settings,
+        grid=args.spacing,
+        ending=args.format,
+        processes=args.np,
+        part=args.part_id,
+        parts=args.num_parts,
+    )
+    failed = found.failed | (_dicom_segs(found, args) if args.dicom_seg else {})
+    _measure(found, failed, args)
+
+
+def _cases(source: Path):
+    from nnunetv2_airway.conversion.any_folder import find_cases
+    from nnunetv2_airway.conversion.layout import Case, stem
+
+    if source.is_file():
+        name = stem(source)
+        if name is None:
+            raise UserError(
+                f"{source} is no image ({', '.join(ENDINGS)}); of a DICOM series, give the folder that holds its files"
+            )
+        return [Case(name, source.resolve())]
+    if not source.is_dir():
+        raise UserError(f"there is no file or folder {source}")
+    cases = find_cases(source.resolve(), None)
+    if not cases:
+        raise UserError(f"{source} holds neither image files ({', '.join(ENDINGS)}) nor DICOM")
+    return cases
+
+
+def _dicom_segs(found, args: argparse.Namespace) -> dict[str, str]:
+    """Write the DICOM SEG of each case that is DICOM; returns what went wrong."""
+    import SimpleITK as sitk
+
+    from nnunetv2_airway.inference.dicom_seg import write_dicom_seg
+    from nnunetv2_airway.io.errors import reason
+    from nnunetv2_airway.io.images import read_mask
+
+    failed = {}
+    for case in found.cases:
+        ct, file = found.cts[case], args.o / f"{case}.dcm"
+        if not ct["series"]:
+            print(f"{case}: not DICOM, so without a DICOM SEG")
+        elif not file.is_file() or "from_earlier" not in found.cases[case]:
+            try:
+                mask = sitk.GetArrayFromImage(read_mask(found.tree(case)))
+                write_dicom_seg(mask, Path(ct["source"]), ct["series"][0], file, model=args.m.name)
+            except UserError as error:
+                failed[case] = reason(error)
+    return failed
+
+
+def _measure(found, failed: dict[str, str], args: argparse.Namespace) -> None:
+    """Measure what was segmented, write the page, and say what a person should know."""
+    from nnunetv2_airway.io.files import write_text
+    from nnunetv2_airway.measurement.folder import BRANCHES, TREES, measure_masks
+    from nnunetv2_airway.report.page.measured import make_measured_page
+
+    measurement = measure_masks(
+        {case: found.tree(case) for case in found.cases},
+        args.o,
+        cts={case: found.ct(case) for case in found.cases},
+        processes=args.np,
+        tables=args.num_parts == 1,
+    )
+    failed |= measurement.failed
+    if args.num_parts == 1 and measurement.cases:
+        write_text(args.o / REPORT, make_measured_page(args.o, cases=list(measurement.cases), processes=args.np))
+    print_trees(measurement.cases, args.o)
+    for case, record in found.cases.items():
+        for warning in (*found.cts[case]["warnings"], *record["accepted"]):
+            print(f"{case}: WARNING: {warning}")
+    for case, error in sorted(failed.items()):
+        print(f"{case}: FAILED: {error}")
+    earlier = sum("from_earlier" in record for record in found.cases.values())
+    if earlier:
+        print(f"{earlier} of {len(found.cases)} cases had been segmented before and have not changed.")
+    if args.num_parts > 1:
+        print(
+            f"Part {args.part_id} of {args.num_parts} is segmented; without -num_parts, {TREES}, {BRANCHES} and "
+            f"{REPORT} follow"
+        )
+    elif measurement.cases:
+        if measurement.others:
+            print(f"Not among the CTs given now, and so not in the tables and on the page: {some(measurement.others)}")
+        print(f"Results are in {args.o}: the trees, {TREES}, {BRANCHES}; open {args.o / REPORT} in a browser")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(found.cts | failed)} cases failed, see above"
+            + ("; the others are complete" if measurement.cases else "")
+        )

@@ -1,0 +1,175 @@
+"""From a CT in memory to its airway tree, and whether what came of it can be one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from scipy.ndimage import distance_transform_edt
+
+from nnunetv2_airway.conversion.lungs import Box
+from nnunetv2_airway.conversion.region import extent, region
+from nnunetv2_airway.conversion.units import to_hounsfield
+from nnunetv2_airway.inference.models import find_model
+from nnunetv2_airway.inference.postprocessing import keep_airway_tree
+from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.images import Grid
+from nnunetv2_airway.tree.centerline import checked_spacing
+from nnunetv2_airway.tree.components import bounding_box
+
+MARGIN = 10.0
+"""Of the lungs' box, in mm."""
+
+
+def segment(
+    ct: np.ndarray | sitk.Image,
+    model: str | Path | nnUNetPredictor,
+    spacing: Sequence[float] | None = None,
+    *,
+    settings: Settings | None = None,
+    grid: Sequence[float] | None = None,
+    accept: bool = False,
+) -> np.ndarray | sitk.Image:
+    """Segment the airway tree of one chest CT.
+
+    Args:
+        ct: in Hounsfield units: SimpleITK image, or array (Z, Y, X), planes from feet to head, rows from front to
+            back, columns from the patient's right to the left.
+        model: nnU-Net model folder, exported zip or published checkpoint; or a predictor that has been initialised.
+        spacing: of an array, (z, y, x) in mm.
+        settings: of a model that is loaded here; by default on the GPU, where there is one.
+        grid: spacing (z, y, x) in mm on which a published network works.
+        accept: take also what does not look like an airway tree.
+
+    Returns:
+        1 in the airway tree and 0 elsewhere, uint8: an image or an array, as the CT.
+
+    Raises:
+        UserError: the CT is not in HU or no chest, the model is none for airways, or what it finds is no airway tree.
+    """
+    image = _as_image(ct, spacing)
+    predictor = model if isinstance(model, nnUNetPredictor) else None
+    if predictor is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        predictor = load_predictor(find_model(Path(model)), settings or Settings(device=device))
+    elif settings is not None:
+        raise UserError("a predictor has settings of its own, leave out settings")
+    hu, _ = to_hounsfield(sitk.GetArrayFromImage(image), None, lost=None, case="the CT")
+    image = Grid.of(image).image(hu)
+    box, lungs, _ = region(image, None, margin=MARGIN)
+    if (problem := why_no_chest(image, box, lungs)) and not accept:
+        raise UserError(problem)
+    tree = find_tree(image, box, AirwayPredictor.of(predictor), grid)
+    if tree.problem and not accept:
+        raise UserError(tree.problem)
+    return tree.mask if isinstance(ct, np.ndarray) else Grid.of(image).image(tree.mask)
+
+
+def _as_image(ct: np.ndarray | sitk.Image, spacing: Sequence[float] | None) -> sitk.Image:
+    if isinstance(ct, sitk.Image):
+        if spacing is not None:
+            raise UserError("an image has a spacing of its own, leave out spacing")
+        if ct.GetDimension() != 3 or ct.GetNumberOfComponentsPerPixel() != 1:
+            raise UserError("one 3-D volume is needed")
+        return ct
+    if not isinstance(ct, np.ndarray) or ct.ndim != 3:
+        raise UserError(
+            f"an array (Z, Y, X) or a SimpleITK image is needed, got {getattr(ct, 'shape', type(ct).__name__)}"
+        )
+    if spacing is None:
+        raise UserError("an array needs spacing=(z, y, x) in mm")
+    sides = tuple(float(side) for side in checked_spacing(spacing))[::-1]
+    return Grid(sides, (0.0,) * 3, tuple(np.eye(3).ravel())).image(ct)
+
+
+LOWEST = 0.3
+"""Height of a lungs' box, in units of its width, below which a CT is none of the chest."""
+LARGEST = 250.0
+"""Volume in ml that no airway tree exceeds."""
+SMALLEST = 0.5
+"""Volume in ml below which nothing is an airway tree, a newborn's included."""
+WIDEST = 18.0
+"""Radius in mm of a ball that fits into no airway, an enlarged trachea included."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What a model found in a CT.
+
+    Args:
+        mask: (Z, Y, X) uint8, 1 in its largest connected piece, holes filled.
+        problem: why it is no airway tree, empty where it may be one.
+        windows: how many the CT had, and how many were predicted since they hold air.
+    """
+
+    mask: np.ndarray
+    problem: str
+    windows: tuple[int, int]
+
+
+def why_no_chest(ct: sitk.Image, box: Box, lungs: str) -> str:
+    """Say why a CT is not taken for one of the chest; empty where it is.
+
+    Args:
+        ct: in HU.
+        box: of the lungs, see ``conversion.region``.
+        lungs: where it comes from, see there.
+    """
+    if lungs == "not found":
+        return "no lungs were found: a CT of the chest is needed. --no-lung-box looks for airways all the same"
+    height, width = (extent(box, ct, letters) for letters in ("SI", "LR"))
+    if lungs == "found" and height < LOWEST * width:
+        return (
+            f"what is seen of the lungs is {height:.0f} mm high and {width:.0f} mm wide: a CT of the whole chest is "
+            f"needed. --no-lung-box looks for airways all the same"
+        )
+    return ""
+
+
+def find_tree(ct: sitk.Image, box: Box, predictor: AirwayPredictor, grid: Sequence[float] | None = None) -> Tree:
+    """Let a model find the airway tree of a CT.
+
+    Args:
+        ct: in HU, any orientation.
+        box: planes, rows and columns that are looked at.
+        predictor: the model.
+        grid: see ``AirwayPredictor.segment_ct``.
+
+    Raises:
+        UserError: a grid is given to a model that has its own.
+    """
+    spacing = ct.GetSpacing()[::-1]
+    hu = sitk.GetArrayViewFromImage(ct)
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[box] = predictor.segment_ct(hu[box].astype(np.float32), spacing, grid)
+    mask = keep_airway_tree(mask)
+    return Tree(mask, why_no_tree(mask, spacing), predictor.windows)
+
+
+def why_no_tree(mask: np.ndarray, spacing: Sequence[float]) -> str:
+    """Say why a mask is no airway tree: nothing, hardly anything, or leaked; empty where it may be one.
+
+    Args:
+        mask: (Z, Y, X), one connected piece where > 0.
+        spacing: (z, y, x) in mm.
+    """
+    box = bounding_box(mask > 0)
+    if box is None:
+        return "the model found no airway in it"
+    inside = np.pad(mask[box] > 0, 1)
+    volume = np.count_nonzero(inside) * np.prod(spacing) / 1000
+    if volume < SMALLEST:
+        return f"the model found only {volume:.2f} ml, which is no airway tree"
+    if volume > LARGEST:
+        return f"what the model found has {volume:.0f} ml: it has leaked, no airway tree has more than {LARGEST:.0f}"
+    widest = distance_transform_edt(inside, spacing).max()
+    if widest > WIDEST:
+        return (
+            f"what the model found has leaked: a ball of {2 * widest:.0f} mm fits into it, which is more than any "
+            f"airway is wide"
+        )
+    return ""

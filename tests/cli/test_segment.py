@@ -1,0 +1,212 @@
+"""``nnUNetv2_airway_segment``: files in, trees, tables and a page out; resumed, shared out, and what fails."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_airway.cli import segment as command
+from nnunetv2_airway.inference.predictor import AirwayPredictor
+from nnunetv2_airway.io.images import Grid
+from nnunetv2_airway.measurement import case as case_module
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
+GRID = Grid((2.1, 2.3, 3.0), (-195.0, -130.0, -1200.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Draw no pictures of branches, which takes most of the time of a small tree."""
+    monkeypatch.setattr(case_module, "draw_generations", lambda file, *args, **options: file.touch())
+
+
+@pytest.fixture
+def predicted(monkeypatch, finds_trachea) -> list:
+    """The shapes of the parts that were predicted."""
+    shapes = []
+    real = AirwayPredictor.segment_ct
+    monkeypatch.setattr(
+        AirwayPredictor, "segment_ct", lambda self, hu, *args: shapes.append(hu.shape) or real(self, hu, *args)
+    )
+    return shapes
+
+
+@pytest.fixture
+def cts(tmp_path, ct, write):
+    """A folder with a CT, one stored in another orientation, one that is none of the chest, and one not in HU."""
+    folder = tmp_path / "cts"
+    write(folder / "chest_0000.nii.gz", ct, GRID)
+    sitk.WriteImage(sitk.DICOMOrient(GRID.image(ct), "RAS"), str(folder / "mirrored.mha"))
+    write(folder / "belly.nii.gz", ct[:38], GRID)
+    write(folder / "shifted.nii.gz", (ct + 1024).astype(np.int16), GRID)
+    return folder
+
+
+@pytest.fixture
+def run(capsys, model):
+    """The function that runs the command: (exit code, what it says)."""
+
+    def run(*line, model=model) -> tuple[int, str]:
+        code = 0
+        try:
+            command.main([*map(str, line), "-m", str(model), "-device", "cpu"])
+        except SystemExit as end:
+            code = 1 if isinstance(end.code, str) else end.code
+            print(end.code)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run
+
+
+def rows(file) -> dict[str, dict]:
+    with file.open(newline="") as stream:
+        return {row["case"]: row for row in csv.DictReader(stream)}
+
+
+def test_from_a_folder_to_trees_tables_and_a_page(cts, predicted, run, tmp_path):
+    out = tmp_path / "out"
+    code, said = run("-i", cts, "-o", out)
+    assert code == 1 and "2 of 4 cases failed, see above; the others are complete" in said
+    assert "belly: FAILED: what is seen of the lungs is" in said and "a CT of the whole chest is needed" in said
+    assert "shifted: FAILED" in said and "Hounsfield" in said
+    trees = {name: sitk.ReadImage(str(out / f"{name}.nii.gz")) for name in ("chest", "mirrored")}
+    assert {file.name for file in out.glob("*.nii.gz")} == {"chest.nii.gz", "mirrored.nii.gz"}
+    for name, source in (("chest", "chest_0000.nii.gz"), ("mirrored", "mirrored.mha")):
+        own, original = Grid.of(trees[name]), Grid.of(sitk.ReadImage(str(cts / source)))
+        for part in ("spacing", "origin", "direction"):
+            np.testing.assert_allclose(getattr(own, part), getattr(original, part), atol=1e-4)
+    upright = sitk.GetArrayFromImage(sitk.DICOMOrient(trees["mirrored"], "LPS"))
+    np.testing.assert_array_equal(upright, sitk.GetArrayFromImage(trees["chest"]))
+    table = rows(out / "trees.csv")
+    assert set(table) == {"chest", "mirrored"} and table["chest"]["volume_ml"] == table["mirrored"]["volume_ml"]
+    assert 25 < float(table["chest"]["volume_ml"]) < 50 and float(table["chest"]["lumen_hu"]) < -950
+    page = (out / "report.html").read_text()
+    assert "chest" in page and "mirrored" in page and "belly" not in page
+
+
+def test_goes_on_where_it_stopped(cts, predicted, run, tmp_path, ct, write, model):
+    out = tmp_path / "out"
+    for name in ("belly.nii.gz", "shifted.nii.gz"):
+        (cts / name).unlink()
+    assert run("-i", cts, "-o", out)[0] == 0 and len(predicted) == 2
+    code, said = run("-i", cts, "-o", out)
+    assert code == 0 and len(predicted) == 2 and "2 of 2 cases had been segmented before" in said
+    (out / "mirrored.nii.gz").write_bytes(b"damaged")
+    assert run("-i", cts, "-o", out)[0] == 0 and len(predicted) == 3
+    assert run("-i", cts, "-o", out, "-step_size", 1)[0] == 0 and len(predicted) == 5  # of other settings
+    changed = ct.copy()
+    changed[50, 50, 50] += 1
+    write(cts / "chest_0000.nii.gz", changed, GRID)
+    assert run("-i", cts, "-o", out, "-step_size", 1)[0] == 0 and len(predicted) == 6  # of another CT
+    (cts / "mirrored.mha").unlink()
+    code, said = run("-i", cts, "-o", out, "-step_size", 1)
+    assert code == 0 and "Not among the CTs given now, and so not in the tables and on the page: mirrored" in said
+    assert "mirrored" not in rows(out / "trees.csv") and "mirrored" not in (out / "report.html").read_text()
+
+
+def test_parts_of_a_job_array(cts, predicted, run, tmp_path):
+    out = tmp_path / "out"
+    for part in (0, 1, 2, 3):
+        code, said = run("-i", cts, "-o", out, "-num_parts", 4, "-part_id", part)
+        assert code == (1 if part in (0, 3) else 0) and f"Part {part} of 4 is segmented" in said
+        assert not (out / "trees.csv").exists() and not (out / "report.html").exists()
+    assert len(predicted) == 2
+    assert run("-i", cts, "-o", out)[0] == 1 and len(predicted) == 2
+    assert set(rows(out / "trees.csv")) == {"chest", "mirrored"}
+
+
+@pytest.mark.usefixtures("predicted")
+def test_one_file_another_format(cts, run, tmp_path):
+    code, said = run("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out", "--format", ".nrrd")
+    assert code == 0 and (tmp_path / "out" / "chest.nrrd").is_file() and "not DICOM" not in said
+
+
+def test_what_does_not_look_like_a_tree_is_no_result_unless_accepted(cts, run, tmp_path, monkeypatch):
+    """All of the lungs are called airway."""
+    monkeypatch.setattr(AirwayPredictor, "segment_ct", lambda self, hu, spacing, grid: (hu < -600).astype(np.uint8))
+    line = ("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out")
+    code, said = run(*line)
+    assert code == 1 and "chest: FAILED: what the model found has" in said and "it has leaked" in said
+    assert not (tmp_path / "out" / "chest.nii.gz").exists()
+    code, said = run(*line, "--accept", "chest")
+    assert code == 0 and "chest: WARNING: what the model found has" in said
+    assert (tmp_path / "out" / "chest.nii.gz").is_file()
+    code, said = run(*line)
+    assert code == 1 and not (tmp_path / "out" / "chest.nii.gz").exists()  # accepted no longer
+
+
+def test_dicom_with_a_segmentation_that_refers_to_it(ct, predicted, run, tmp_path, write_dicom):
+    """Read back with pydicom alone: each frame lies where its source image does."""
+    pytest.importorskip("highdicom")
+    series = tmp_path / "patient"
+    order = np.random.default_rng(0).permutation(len(ct))
+    tags = {"PatientID": "p1", "PatientName": "A", "StudyID": "1", "FrameOfReferenceUID": "1.2.3.4", "SeriesNumber": 3}
+    uid = write_dicom(series, ct, GRID, names=[f"{place:04d}" for place in order], **tags)
+    out = tmp_path / "out"
+    code, said = run("-i", series, "-o", out, "--dicom-seg")
+    assert code == 0, said
+    tree = sitk.ReadImage(str(out / "patient.nii.gz"))
+    np.testing.assert_allclose(tree.GetOrigin(), GRID.origin, atol=1e-3)
+    mask = sitk.GetArrayFromImage(tree)
+    segmentation = pydicom.dcmread(out / "patient.dcm")
+    assert segmentation.Modality == "SEG" and segmentation.PatientID == "p1"
+    assert segmentation.FrameOfReferenceUID == "1.2.3.4" and segmentation.StudyInstanceUID == "1.2.3"
+    assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == uid
+    sources = {pydicom.dcmread(file).SOPInstanceUID: pydicom.dcmread(file) for file in series.iterdir()}
+    found = np.zeros_like(mask)
+    for frame, groups in zip(segmentation.pixel_array, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        position = groups.PlanePositionSequence[0].ImagePositionPatient
+        plane = round((float(position[2]) - GRID.origin[2]) / GRID.spacing[2])
+        found[plane] = frame
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert list(sources[source].ImagePositionPatient) == list(position)
+    np.testing.assert_array_equal(found, mask)
+    written = (out / "patient.dcm").read_bytes()
+    assert run("-i", series, "-o", out, "--dicom-seg")[0] == 0 and len(predicted) == 1
+    assert (out / "patient.dcm").read_bytes() == written
+
+
+@pytest.mark.usefixtures("predicted")
+def test_dicom_seg_says_what_it_cannot_do(cts, run, tmp_path, ct, write_dicom):
+    pytest.importorskip("highdicom")
+    code, said = run("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out", "--dicom-seg")
+    assert code == 0 and "chest: not DICOM, so without a DICOM SEG" in said
+    write_dicom(tmp_path / "bare", ct, GRID)  # hardly any tags
+    code, said = run("-i", tmp_path / "bare", "-o", tmp_path / "out2", "--dicom-seg")
+    assert code == 1 and "bare: FAILED" in said and "no DICOM SEG can be made of its series" in said
+    assert (tmp_path / "out2" / "bare.nii.gz").is_file()
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_written(cts, run, tmp_path, model):
+    out = tmp_path / "out"
+    for line, words in (
+        (("-i", tmp_path / "absent", "-o", out), "there is no file or folder"),
+        (("-i", cts, "-o", cts), "is the folder of the CTs"),
+        (("-i", cts, "-o", out, "--accept", "nobody"), "--accept names nobody, which is no case of"),
+        (("-i", cts, "-o", out, "-f", "2"), "has no fold_2"),
+    ):
+        code, said = run(*line)
+        assert code == 1 and words in said and not out.exists(), said
+    (tmp_path / "note.txt").touch()
+    code, said = run("-i", tmp_path / "note.txt", "-o", out)
+    assert code == 1 and "is no image" in said
+    code, said = run("-i", cts, "-o", out, model=tmp_path / "none")
+    assert code == 1 and "there is no model" in said
+    own = shutil.copytree(model, tmp_path / "own")
+    plans = json.loads((own / "plans.json").read_text())
+    del plans["airway_published"]
+    (own / "plans.json").write_text(json.dumps(plans))
+    code, said = run("-i", cts, "-o", out, "--spacing", 1, 1, 1, model=own)
+    assert code == 1 and "has a grid of its own" in said and not out.exists()
+
+
+@pytest.mark.parametrize("line", ["-step_size 0", "--spacing 1 1 0", "-num_parts 2", "-num_parts 2 -part_id 2"])
+def test_impossible_numbers(line, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["-i", "a", "-o", "b", "-m", "c", *line.split()])
+    assert end.value.code == 2

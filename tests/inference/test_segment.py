@@ -1,0 +1,99 @@
+"""Trees of CTs in memory, and what is none."""
+
+import re
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunetv2_airway import segment
+from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
+from nnunetv2_airway.inference.segment import why_no_tree
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.images import Grid
+
+SPACING = (3.0, 2.3, 2.1)
+
+
+@pytest.mark.usefixtures("finds_trachea")
+def test_arrays_and_images_give_their_like(ct, model):
+    tree = segment(ct, model, SPACING)
+    assert tree.shape == ct.shape and tree.dtype == np.uint8
+    gas = (ct < -930) & (np.abs(np.arange(ct.shape[2]) - 93) < 35)
+    assert 25 < tree.sum() * np.prod(SPACING) / 1000 < 50  # a trachea of 20 x 95 mm in the box, and main bronchi
+    assert (gas & (tree > 0)).sum() > 0.9 * tree.sum()
+    # stored in another orientation, it is the same tree
+    image = sitk.GetImageFromArray(ct)
+    image.SetSpacing(SPACING[::-1])
+    turned = sitk.DICOMOrient(image, "RAI")
+    found = segment(turned, load_predictor(model, Settings()))
+    assert Grid.of(found) == Grid.of(turned)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS")), tree)
+
+
+def test_what_is_no_ct_of_the_chest(ct, model):
+    with pytest.raises(UserError, match="no lungs were found"):
+        segment(ct[:22], model, SPACING)  # the belly
+    with pytest.raises(UserError, match=r"mm high and .* mm wide: a CT of the whole chest is needed"):
+        segment(ct[:38], model, SPACING)
+    with pytest.raises(UserError, match="the CT"):
+        segment((ct + 1024).astype(np.int16), model, SPACING)  # not in HU
+
+
+def test_what_is_no_tree_can_be_accepted(ct, model, monkeypatch):
+    monkeypatch.setattr(AirwayPredictor, "segment_ct", lambda self, hu, spacing, grid: np.zeros(hu.shape, np.uint8))
+    with pytest.raises(UserError, match="found no airway in it"):
+        segment(ct, model, SPACING)
+    assert not segment(ct, model, SPACING, accept=True).any()
+
+
+@pytest.mark.parametrize(
+    ("ct", "spacing", "settings", "words"),
+    [
+        (np.zeros((4, 5, 6)), None, None, "an array needs spacing"),
+        (np.zeros((5, 6)), (1, 1, 1), None, "an array .* is needed, got .5, 6."),
+        ([1], None, None, "got list"),
+        (sitk.Image(4, 5, 6, sitk.sitkInt16), (1, 1, 1), None, "has a spacing of its own"),
+        (sitk.Image(4, 5, sitk.sitkInt16), None, None, "one 3-D volume is needed"),
+    ],
+)
+def test_what_cannot_be_read(ct, spacing, settings, words, model):
+    with pytest.raises(UserError, match=words):
+        segment(ct, model, spacing, settings=settings)
+
+
+def test_predictors_of_ones_own(ct, model):
+    predictor = nnUNetPredictor()
+    with pytest.raises(UserError, match="has no model yet"):
+        segment(ct, predictor, SPACING)
+    with pytest.raises(UserError, match="leave out settings"):
+        segment(ct, predictor, SPACING, settings=Settings())
+
+
+def ball(radius: float, spacing=(2.0, 1.0, 1.5)) -> np.ndarray:
+    axes = np.ogrid[tuple(slice(-int(radius / side) - 2, int(radius / side) + 3) for side in spacing)]
+    return sum((axis * side) ** 2 for axis, side in zip(axes, spacing, strict=True)) < radius**2
+
+
+@pytest.mark.parametrize(
+    ("radius", "words"), [(3.0, "found only 0.1"), (15.0, ""), (20.0, "a ball of [34]. mm fits"), (45.0, "has 3.. ml")]
+)
+def test_sizes_of_trees(radius, words):
+    said = why_no_tree(ball(radius), (2.0, 1.0, 1.5))
+    assert re.search(words, said) if words else not said
+
+
+@pytest.mark.slow
+def test_a_real_tree_agrees_with_the_published_one(real):
+    """The ATM'22 organisers' baseline on a whole chest: 3 minutes on two CPU cores."""
+    ct = sitk.ReadImage(str(real / "ct" / "LIDC-IDRI-0002.nii.gz"))
+    found = sitk.GetArrayFromImage(segment(ct, real / "weights" / "atm22_baseline.pth")) > 0
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(real / "ct" / "LIDC-IDRI-0002_atm22_baseline.nii.gz"))) > 0
+    assert 2 * np.count_nonzero(found & expected) / (found.sum() + expected.sum()) >= 0.98
+
+
+def test_an_abdomen_has_no_tree(real):
+    ct = sitk.ReadImage(str(real / "ct" / "abdomen.nii.gz"))
+    with pytest.raises(UserError, match="a CT of the whole chest is needed"):
+        segment(ct, real / "weights" / "atm22_baseline.pth")
