@@ -25,18 +25,18 @@ class Demo:
         self.variables.update({name: os.environ.get(name, value) for name, value in defaults.items()})
 
     def run(self) -> None:
-        """Make phantoms, plan, train, predict, post-process, evaluate and report.
+        """Make phantoms, plan, train, segment, evaluate and report.
 
         Raises:
             UserError: a command failed; it is named.
         """
         start = time.monotonic()
         results, raw = (Path(self.variables[name], DATASET) for name in ("nnUNet_results", "nnUNet_raw"))
-        places = {name: self.folder / name for name in ("predictions", "airway_trees", "evaluation", "report.html")}
-        predictions, trees, evaluation, report, images, labels = (
-            shlex.quote(str(place)) for place in (*places.values(), raw / "imagesTs", raw / "labelsTs")
+        trees, evaluation, report = (self.folder / name for name in ("airway_trees", "evaluation", "report.html"))
+        images, labels, own_trees, own_evaluation, page, own_model = (
+            shlex.quote(str(place))
+            for place in (raw / "imagesTs", raw / "labelsTs", trees, evaluation, report, results / MODEL)
         )
-        model = f"-d 599 -c 3d_fullres -f 0 -tr {TRAINER} -device {self.device}"
         for name in FOLDERS:
             Path(self.variables[name]).mkdir(parents=True, exist_ok=True)
         print("These are the commands of a real project; only its data and trainer differ.")
@@ -44,25 +44,22 @@ class Demo:
         commands = Commands(self.folder, self.variables)
         commands.print_variables()
         commands.step(
-            "1/7 phantoms: synthetic chest CTs with known airways",
+            "1/6 phantoms: synthetic chest CTs with known airways",
             "phantoms",
             "nnUNetv2_airway_phantom -d 599 -n 5 -n_test 2 --shape 112 96 112 --noise 20 --smallest 1.1 --lung-box 5",
         )
         commands.step(
-            "2/7 planning and preprocessing",
+            "2/6 planning and preprocessing",
             "preprocessing",
             "nnUNetv2_plan_and_preprocess -d 599 -c 3d_fullres -npfp 2 -np 2 --verify_dataset_integrity",
         )
         training = train_command(results / MODEL, 599, "0", TRAINER, self.device)
-        commands.step("3/7 training, in its short form", "training", training)
-        prediction = f"nnUNetv2_predict -i {images} -o {predictions} {model}"
-        commands.step("4/7 prediction of the held-out phantoms", "prediction", prediction)
-        commands.step(
-            "5/7 post-processing", "postprocessing", f"nnUNetv2_airway_postprocess -i {predictions} -o {trees}"
-        )
-        print("\n6/7 evaluation")
-        commands.run(f"nnUNetv2_airway_evaluate -ref {labels} -pred {trees} -o {evaluation}")
-        print("\n7/7 report")
-        commands.run(f"nnUNetv2_airway_report -i {evaluation} -n WingsLIB -o {report} --ct {images}")
+        commands.step("3/6 training, in its short form", "training", training)
+        print("\n4/6 the airway trees of the held-out phantoms: predicted, cleaned and measured")
+        commands.run(f"nnUNetv2_airway_segment -i {images} -o {own_trees} -m {own_model} -f 0 -device {self.device}")
+        print("\n5/6 evaluation")
+        commands.run(f"nnUNetv2_airway_evaluate -ref {labels} -pred {own_trees} -o {own_evaluation}")
+        print("\n6/6 report")
+        commands.run(f"nnUNetv2_airway_report -i {own_evaluation} -n WingsLIB -o {page} --ct {images}")
         minutes = (time.monotonic() - start) / 60
-        print(f"\nDone in {minutes:.1f} minutes. Open {places['report.html']} in a browser")
+        print(f"\nDone in {minutes:.1f} minutes. Open {report} in a browser")

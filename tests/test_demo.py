@@ -11,13 +11,12 @@ STEPS = [
     "nnUNetv2_airway_phantom",
     "nnUNetv2_plan_and_preprocess",
     "nnUNetv2_train",
-    "nnUNetv2_predict",
-    "nnUNetv2_airway_postprocess",
+    "nnUNetv2_airway_segment",
     "nnUNetv2_airway_evaluate",
     "nnUNetv2_airway_report",
 ]
-SHOWN = STEPS[-2:]
-"""What a finished demo does again: evaluate what has changed, and show it."""
+SHOWN = STEPS[-3:]
+"""What a finished demo does again: segment and evaluate what has changed, and show it."""
 
 
 class Commands:
@@ -54,9 +53,10 @@ def test_every_command_is_printed_as_one_would_type_it_and_the_page_is_named(com
     typed = [shlex.split(line[2:]) for line in printed.splitlines() if line.startswith("$ ")]
     assert typed == commands.lines
     assert f"export nnUNet_raw='{commands.folder}/nnUNet_raw'" in printed
-    postprocessing, evaluation, report = commands.lines[-3:]
+    segmentation, evaluation, report = commands.lines[-3:]
+    assert segmentation[segmentation.index("-m") + 1] == str(commands.folder / "nnUNet_results" / DATASET / MODEL)
     assert evaluation[evaluation.index("-ref") + 1] == str(commands.folder / "nnUNet_raw" / DATASET / "labelsTs")
-    assert evaluation[evaluation.index("-pred") + 1] == postprocessing[postprocessing.index("-o") + 1]
+    assert evaluation[evaluation.index("-pred") + 1] == segmentation[segmentation.index("-o") + 1]
     assert report[report.index("-i") + 1] == evaluation[evaluation.index("-o") + 1]
     page = report[report.index("-o") + 1]
     assert page == str(commands.folder / "report.html") and f"Open {page} in a browser" in printed.splitlines()[-1]

@@ -10,6 +10,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
@@ -19,6 +20,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
@@ -184,6 +186,31 @@ def test_sliding_window_prediction_is_there_for_a_network_at_hand():
     ], "nnUNetPredictor.manual_initialization has another signature; hard regions are mined with it"
     names = list(inspect.signature(nnUNetPredictor.predict_sliding_window_return_logits).parameters)
     assert names == ["self", "input_image"]
+
+
+def test_the_predictor_lets_windows_be_left_out():
+    names = list(inspect.signature(nnUNetPredictor._internal_predict_sliding_window_return_logits).parameters)
+    assert names == ["self", "data", "slicers", "do_on_device"], (
+        "AirwayPredictor leaves windows without air out of the slicers"
+    )
+    names = list(inspect.signature(nnUNetPredictor._internal_maybe_mirror_and_predict).parameters)
+    assert names == ["self", "x"], "AirwayPredictor counts windows there"
+    source = inspect.getsource(nnUNetPredictor._internal_predict_sliding_window_return_logits)
+    assert "torch.div(predicted_logits, n_predictions" in source, (
+        "what no window covers is no longer 0 / 0; AirwayPredictor knows it by that"
+    )
+    _, inside = pad_nd_image(torch.zeros(1, 5, 8), (8, 8), "constant", {"value": 0}, True, None)
+    assert inside[1] == slice(1, 6), "nnU-Net pads the sides of a CT in another way than AirwayPredictor thinks"
+
+
+def test_resampling_functions_that_published_models_name():
+    data = np.zeros((1, 3, 4, 5))
+    unchanged = recursive_find_resampling_fn_by_name("no_resampling_hack")
+    assert unchanged(data, (6, 4, 5), (2, 1, 1), (1, 1, 1)) is data
+    linear = recursive_find_resampling_fn_by_name("resample_torch_fornnunet")
+    ramp = np.broadcast_to(np.arange(4.0).reshape(1, 4, 1, 1), (1, 4, 6, 6))
+    doubled = linear(ramp, (8, 6, 6), (2, 1, 1), (1, 1, 1), is_seg=False, force_separate_z=False)
+    np.testing.assert_allclose(doubled[0, :, 3, 3], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3], atol=1e-6)
 
 
 def test_preprocessed_labels_are_where_the_maps_look_for_them():

@@ -118,8 +118,9 @@ def _segment(args: argparse.Namespace) -> None:
     from nnunetv2_airway.inference.dicom_seg import require_highdicom
     from nnunetv2_airway.inference.folder import segment_cases
     from nnunetv2_airway.inference.models import find_model
-    from nnunetv2_airway.inference.predictor import Settings
+    from nnunetv2_airway.inference.predictor import Settings, keep_freed_memory
 
+    keep_freed_memory()
     if args.dicom_seg:
         require_highdicom()
     cases = _cases(args.i)

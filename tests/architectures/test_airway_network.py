@@ -49,8 +49,11 @@ def test_bfloat16_on_cpus_that_have_it_and_float32_on_request(monkeypatch):
     a, b = low(ct)[0], full(ct)[0]
     assert a.dtype == b.dtype == torch.float32
     assert not torch.equal(a, b)  # it did run in bfloat16
-    for faster in (True, False):  # which a forward pass alone is with AMX only
+    for faster in (True, False):  # which a forward pass alone is on some CPUs
         monkeypatch.setattr(airway_network, "bfloat16_predicts_faster", lambda faster=faster: faster)
+        monkeypatch.delenv(airway_network.FLOAT32_VARIABLE)
+        low = network(2)
+        monkeypatch.setenv(airway_network.FLOAT32_VARIABLE, "1")
         with torch.no_grad():
             assert torch.equal(low(ct)[0], full(ct)[0]) != faster
     torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
