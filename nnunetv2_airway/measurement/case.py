@@ -20,7 +20,7 @@ from nnunetv2_airway.measurement.measure import Measured, measure_image
 from nnunetv2_airway.tree.export import write_centerline, write_surface
 from nnunetv2_airway.tree.parse import VERSION
 
-FORMAT = f"1 {__version__} {VERSION}"
+FORMAT = f"2 {__version__} {VERSION}"
 """Another one has every mask measured again."""
 
 

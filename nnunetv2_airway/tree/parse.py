@@ -24,6 +24,10 @@ SHORTEST_PIECE = 5
 """Voxels of a piece of the centerline that counts."""
 WIDE = 0.75
 """Width of a piece, in units of the widest's, from which on it can be the trachea."""
+MAIN = 0.4
+"""Width of a piece, in units of the trachea's, from which on it may be a main bronchus or more trachea."""
+ASIDE = 1.5
+"""How far aside of the trachea's centre what lies above it may be, in units of its width."""
 TOUCHING = 1.8
 """Between sqrt(3), the distance of voxels that touch at a corner, and 2."""
 
@@ -83,8 +87,8 @@ def parse_tree(mask: np.ndarray, *, upright: bool = False) -> AirwayTree:
 
     Args:
         mask: (Z, Y, X), airway where > 0.
-        upright: planes go from feet to head, and the trachea is the highest of the wide pieces, where the official code
-            takes the largest piece, which is its middle where stubs cut it in three.
+        upright: planes go from feet to head and voxels are even, and the trachea is made of the highest of the wide
+            pieces and those that go on from it, where the official code takes the largest piece alone.
 
     Returns:
         The tree; no branches for an empty mask.
@@ -105,8 +109,9 @@ def parse_tree(mask: np.ndarray, *, upright: bool = False) -> AirwayTree:
     starts, piece = _cut_into_pieces(line, mask.shape)
     voxel_piece = piece[_nearest(starts, voxels)]
     volumes = np.bincount(voxel_piece)
-    trachea = _highest_wide(voxels, voxel_piece, volumes, piece) if upright else None
-    branch, parents, generations = _refine(_touching(voxels, voxel_piece), volumes, trachea)
+    touching = _touching(voxels, voxel_piece)
+    trachea = _trachea(voxels, voxel_piece, np.bincount(piece, minlength=len(volumes)), touching) if upright else None
+    branch, parents, generations = _refine(touching, volumes, trachea)
     return AirwayTree(
         shape=mask.shape,
         voxels=voxels.astype(np.int32),
@@ -190,32 +195,56 @@ def _touching(voxels: np.ndarray, piece: np.ndarray) -> np.ndarray:
     return touching
 
 
-def _highest_wide(voxels: np.ndarray, voxel_piece: np.ndarray, volumes: np.ndarray, piece: np.ndarray) -> int:
-    """Choose the piece that reaches highest among those about as wide as the widest; its number."""
-    area = volumes / np.maximum(np.bincount(piece, minlength=len(volumes)), 1)
+def _trachea(voxels: np.ndarray, voxel_piece: np.ndarray, lengths: np.ndarray, touching: np.ndarray) -> np.ndarray:
+    """Find the pieces of the trachea, where stubs of a rough surface have cut it: numbers, the uppermost one first.
+
+    It begins with the piece that reaches highest among those about as wide as the widest. What lies above it belongs to
+    it, too, as do stubs that touch nothing else, and what goes on from it, where only one of the pieces that touch it
+    is wide: at the carina there are two.
+    """
+    volumes = np.bincount(voxel_piece)
+    area = volumes / np.maximum(lengths, 1)
     top = np.full(len(volumes), -1)
     np.maximum.at(top, voxel_piece, voxels[:, 0])
     large = volumes >= volumes.max() / 20  # the width of a stub says little
-    return int(np.where(large & (area >= WIDE**2 * area[large].max()), top, -1).argmax())
+    first = int(np.where(large & (area >= WIDE**2 * area[large].max()), top, -1).argmax())
+    centre = np.column_stack([np.bincount(voxel_piece, axis) for axis in voxels.T]) / volumes[:, None]
+    inside = np.arange(len(volumes)) == first
+    while True:
+        own = volumes[inside].sum() / max(lengths[inside].sum(), 1)
+        width = 2 * np.sqrt(own / np.pi)
+        place = centre - np.average(centre[inside], axis=0, weights=volumes[inside])
+        beside = touching[inside].any(0) & ~inside
+        above = beside & (place[:, 0] > 0) & (np.hypot(*place[:, 1:].T) < ASIDE * width)
+        above &= (place[beside, 0] < 0).any()  # else it is a tree that stands on its head
+        stubs = beside & (lengths < width) & ~touching[:, ~inside].any(1)
+        wide = beside & (area >= MAIN**2 * own) & ~above & ~stubs
+        joined = above | stubs if (above | stubs).any() else wide if wide.sum() == 1 else None
+        if joined is None:
+            return np.array([first, *np.setdiff1d(np.flatnonzero(inside), first)])
+        inside |= joined
 
 
 def _refine(
-    touching: np.ndarray, volumes: np.ndarray, trachea: int | None = None
+    touching: np.ndarray, volumes: np.ndarray, trachea: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merge pieces into branches until each branch has one parent, and two children or none.
 
     Args:
         touching: which pieces share a face, (P, P) bool.
         volumes: voxels of each piece, (P,).
-        trachea: piece that belongs to it; None is the largest branch.
+        trachea: pieces that it is made of; None is the largest branch.
 
     Returns:
         The branch of each piece (P,), parents (B,) and generations (B,), all numbered from 1 as in ``AirwayTree``.
     """
     branch = np.arange(len(volumes))
+    if trachea is not None:
+        branch[trachea] = trachea[0]
+        branch = np.unique(branch, return_inverse=True)[1]
     while True:
         number = branch.max() + 1
-        root = np.argsort(np.bincount(branch, volumes))[-1] if trachea is None else branch[trachea]
+        root = np.argsort(np.bincount(branch, volumes))[-1] if trachea is None else branch[trachea[0]]
         adjacent = np.zeros((number, number), bool)
         rows, columns = np.nonzero(touching)
         adjacent[branch[rows], branch[columns]] = True

@@ -195,3 +195,29 @@ def test_an_only_child_that_was_fused_with_another_branch_does_not_become_its_pa
     # 4 becomes 3; 5 becomes the 4 that is gone; 6, the only child of 3, becomes 3. 4 is the only child of 1, but gone,
     # and with it the 5 that is called 4 stays. Then 7 moves up to 4.
     assert _merge(is_parent).tolist() == [0, 1, 2, 3, 3, 4, 3, 4]
+
+
+def rough_trachea() -> np.ndarray:
+    """A trachea with a septum near its top and a stub halfway, and two main bronchi."""
+    mask = np.zeros((120, 40, 90), bool)
+    z, y, x = np.ogrid[tuple(map(slice, mask.shape))]
+    mask |= (z >= 50) & ((y - 20) ** 2 + (x - 45) ** 2 < 64)
+    mask[96:110, :, 45] = False  # the septum
+    mask |= (abs(z - 80) < 4) & (abs(y - 20) < 4) & (x >= 45) & (x < 60)  # the stub
+    for side in (-1, 1):
+        axis = 45 + side * (50 - z) * 0.8
+        mask |= (z < 54) & (z > 12) & ((y - 20) ** 2 + (x - axis) ** 2 < 36)
+    return mask
+
+
+def test_a_rough_trachea_is_one_branch_where_planes_go_to_the_head():
+    mask = rough_trachea()
+    tree = parse_tree(mask, upright=True)
+    assert tree.generations.tolist().count(0) == 1 and tree.generations.tolist().count(1) == 2
+    trachea = tree.labels == 1 + tree.generations.tolist().index(0)
+    assert trachea[60:].sum() > 0.99 * mask[60:].sum() and trachea[:40].sum() < 0.02 * mask[:40].sum()
+
+
+def test_a_tree_that_stands_on_its_head_keeps_its_branches():
+    tree = parse_tree(rough_trachea()[:80][::-1], upright=True)
+    assert tree.num_branches == 3 and sorted(tree.generations) == [0, 1, 1]
