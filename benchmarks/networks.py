@@ -47,6 +47,11 @@ def _on_cpu(sizes: tuple[int, ...], *, prediction: bool) -> Iterator[Row]:
     for precision in precisions if prediction else ():
         reach = {"bfloat16": 0.45, "float32": 0.95}[precision]
         yield _prediction("cpu", (128, 128, 256), (128, 128, 128), precision, f"<= {reach}")
+    if prediction:
+        timed = {
+            key: partial(_timed_window, network) for key, network in (("ours", WingsNet), ("theirs", PlainWingsNet))
+        }
+        yield Row("prediction of a window of 128^3, float32", f"{PLAIN}, float32", ">= 1.5", **timed, repeats=3)
 
 
 def _on_gpu(box: tuple[int, int, int]) -> Iterator[Row]:
@@ -121,6 +126,16 @@ def _timed_step(network, shape, precision, device="cpu", compiled=False) -> Call
     return seconds(training_step(network, shape, precision, device, compiled), device)
 
 
+def _timed_window(network: type[nn.Module]) -> Callable[[], float]:
+    model, x = network(2).eval(), torch.rand(1, 2, 128, 128, 128)
+
+    def predict() -> None:
+        with torch.inference_mode():
+            model(x)
+
+    return seconds(predict, "cpu")
+
+
 def _largest_batch() -> int:
     """Find the largest power of two up to the paper's batch with which both networks can be trained side by side."""
     batch = PAPER_BATCH
@@ -151,7 +166,7 @@ def stock_network() -> nn.Module:
 def airway_network(precision: str) -> nn.Module:
     """Make what the WingsNet trainers predict with."""
     network = AirwayNetwork(HounsfieldInput(("original", "tang")), WingsNet(2, deep_supervision=False), 2)
-    network.cpu_bfloat16 = precision == "bfloat16"
+    network.cpu_bfloat16 = network.predicts_in_bfloat16 = precision == "bfloat16"
     return network
 
 

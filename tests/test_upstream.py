@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -16,6 +17,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2 import paths
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
@@ -201,6 +204,15 @@ def test_the_predictor_lets_windows_be_left_out():
     )
     _, inside = pad_nd_image(torch.zeros(1, 5, 8), (8, 8), "constant", {"value": 0}, True, None)
     assert inside[1] == slice(1, 6), "nnU-Net pads the sides of a CT in another way than AirwayPredictor thinks"
+
+
+def test_readers_that_turn_a_ct_turn_it_to_ras(tmp_path):
+    image = sitk.DICOMOrient(sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5)), "PIR")
+    sitk.WriteImage(image, str(tmp_path / "ct.nii.gz"))
+    expected = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "RAS"))
+    for reader in (SimpleITKIOWithReorient, NibabelIOWithReorient):
+        read, _ = reader().read_images([str(tmp_path / "ct.nii.gz")])
+        assert np.array_equal(read[0], expected), f"{reader.__name__} turns CTs to another orientation"
 
 
 def test_resampling_functions_that_published_models_name():

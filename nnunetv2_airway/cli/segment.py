@@ -19,6 +19,8 @@ from nnunetv2_airway.io.images import ENDINGS
 ONE_FILE = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats of which an image is one file."""
 REPORT = "report.html"
+LEFT_OUT = 1.0
+"""Volume in ml of a piece of the prediction that is missed in the tree."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -217,6 +219,11 @@ def _measure(found, failed: dict[str, str], args: argparse.Namespace) -> None:
     for case, record in found.cases.items():
         for warning in (*found.cts[case]["warnings"], *record["accepted"]):
             print(f"{case}: WARNING: {warning}")
+        if record["left_out_ml"] > LEFT_OUT:
+            print(
+                f"{case}: WARNING: a piece of {record['left_out_ml']:.1f} ml does not hang on the tree and was left "
+                f"out: a bronchus may be closed or not recognised, look whether a part of the lungs is without airways"
+            )
     for case, error in sorted(failed.items()):
         print(f"{case}: FAILED: {error}")
     earlier = sum("from_earlier" in record for record in found.cases.values())

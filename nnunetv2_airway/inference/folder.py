@@ -89,6 +89,7 @@ def segment_cases(
         UserError: the model is none for airways, two cases have one name, or the output is the folder of a CT.
         OSError: the results cannot be written.
     """
+    output = output.absolute()  # records name files, and are read from elsewhere
     _require_apart(cases, output)
     predictor = load_predictor(model, settings)
     predictor.require_grid_allowed(grid)
@@ -154,6 +155,7 @@ def _segment_case(
     record = {
         "source": ct["source"],
         "accepted": problems,
+        "left_out_ml": tree.left_out,
         "windows": list(tree.windows),
         "made_with": made_with,
         "tree": digest_of(tree_file),

@@ -78,6 +78,11 @@ class AirwayPredictor(nnUNetPredictor):
         own.__dict__.update(predictor.__dict__, allow_tqdm=False)
         return own
 
+    @property
+    def orientation(self) -> str:
+        """How the model's reader of images turns each CT: "RAS", or empty where it leaves it as it is."""
+        return "RAS" if "Reorient" in self.plans_manager.plans.get("image_reader_writer", "") else ""
+
     def segment_ct(self, hu: np.ndarray, spacing: Sequence[float], grid: Sequence[float] | None = None) -> np.ndarray:
         """Segment a CT.
 

@@ -17,9 +17,9 @@ from nnunetv2_airway.inference.models import find_model
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
 from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
 from nnunetv2_airway.io.errors import UserError
-from nnunetv2_airway.io.images import Grid
+from nnunetv2_airway.io.images import Grid, orientation
 from nnunetv2_airway.tree.centerline import checked_spacing
-from nnunetv2_airway.tree.components import bounding_box
+from nnunetv2_airway.tree.components import bounding_box, largest_component
 
 MARGIN = 10.0
 """Of the lungs' box, in mm."""
@@ -103,11 +103,13 @@ class Tree:
     Args:
         mask: (Z, Y, X) uint8, 1 in its largest connected piece, holes filled.
         problem: why it is no airway tree, empty where it may be one.
+        left_out: volume in ml of the largest piece that does not hang on it.
         windows: how many the CT had, and how many were predicted since they hold air.
     """
 
     mask: np.ndarray
     problem: str
+    left_out: float
     windows: tuple[int, int]
 
 
@@ -142,12 +144,20 @@ def find_tree(ct: sitk.Image, box: Box, predictor: AirwayPredictor, grid: Sequen
     Raises:
         UserError: a grid is given to a model that has its own.
     """
-    spacing = ct.GetSpacing()[::-1]
-    hu = sitk.GetArrayViewFromImage(ct)
-    mask = np.zeros(hu.shape, np.uint8)
-    mask[box] = predictor.segment_ct(hu[box].astype(np.float32), spacing, grid)
-    mask = keep_airway_tree(mask)
-    return Tree(mask, why_no_tree(mask, spacing), predictor.windows)
+    start = [int(axis.start) for axis in box[::-1]]
+    part = sitk.RegionOfInterest(ct, [int(axis.stop - axis.start) for axis in box[::-1]], start)
+    turned = sitk.DICOMOrient(part, predictor.orientation) if predictor.orientation else part
+    hu = sitk.GetArrayViewFromImage(turned).astype(np.float32)
+    found = Grid.of(turned).image(predictor.segment_ct(hu, turned.GetSpacing()[::-1], grid))
+    if predictor.orientation:
+        found = sitk.DICOMOrient(found, orientation(ct))
+    mask = np.zeros(ct.GetSize()[::-1], np.uint8)
+    mask[box] = sitk.GetArrayViewFromImage(found)
+    tree = keep_airway_tree(mask)
+    mask[tree > 0] = 0
+    left_out = np.count_nonzero(largest_component(mask, connectivity=26))
+    volume = left_out * float(np.prod(ct.GetSpacing())) / 1000
+    return Tree(tree, why_no_tree(tree, ct.GetSpacing()[::-1]), volume, predictor.windows)
 
 
 def why_no_tree(mask: np.ndarray, spacing: Sequence[float]) -> str:

@@ -13,6 +13,7 @@ from nnunetv2_airway.cli import segment as command
 from nnunetv2_airway.inference.predictor import AirwayPredictor
 from nnunetv2_airway.io.images import Grid
 from nnunetv2_airway.measurement import case as case_module
+from nnunetv2_airway.report.page.measured import make_measured_page
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 GRID = Grid((2.1, 2.3, 3.0), (-195.0, -130.0, -1200.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
@@ -126,6 +127,24 @@ def test_one_file_another_format(cts, run, tmp_path):
     assert code == 0 and (tmp_path / "out" / "chest.nrrd").is_file() and "not DICOM" not in said
 
 
+def test_a_lost_lung_is_pointed_out_and_pages_can_be_made_elsewhere(cts, run, tmp_path, monkeypatch):
+    """One main bronchus does not hang on the tree."""
+
+    def cut(self, hu, spacing, grid):
+        found = np.zeros(hu.shape, np.uint8)
+        found[30:50, 40:50, 50:60] = 1  # 28.98 ml
+        found[30:40, 40:50, 62:72] = found[10, 10, 10] = 1  # 14.49 ml
+        return found
+
+    monkeypatch.setattr(AirwayPredictor, "segment_ct", cut)
+    monkeypatch.chdir(tmp_path)
+    code, said = run("-i", "cts/chest_0000.nii.gz", "-o", "out")
+    assert code == 0 and "chest: WARNING: a piece of 14.5 ml does not hang on the tree and was left out" in said
+    assert float(rows(tmp_path / "out" / "trees.csv")["chest"]["volume_ml"]) == pytest.approx(28.98, rel=1e-5)
+    monkeypatch.chdir(tmp_path / "cts")
+    assert "chest" in make_measured_page(tmp_path / "out", processes=1)
+
+
 def test_what_does_not_look_like_a_tree_is_no_result_unless_accepted(cts, run, tmp_path, monkeypatch):
     """All of the lungs are called airway."""
     monkeypatch.setattr(AirwayPredictor, "segment_ct", lambda self, hu, spacing, grid: (hu < -600).astype(np.uint8))
@@ -210,3 +229,18 @@ def test_impossible_numbers(line, capsys):
     with pytest.raises(SystemExit) as end:
         command.main(["-i", "a", "-o", "b", "-m", "c", *line.split()])
     assert end.value.code == 2
+
+
+@pytest.mark.slow
+def test_the_command_on_a_real_ct(real, command, tmp_path):
+    """By the ATM'22 organisers' baseline, as a user has it; a minute on two CPU cores."""
+    line = ("nnUNetv2_airway_segment", "-i", real / "ct" / "mediastinum_crop.nii.gz", "-o", tmp_path / "out", "-m",
+            real / "weights" / "atm22_baseline.pth", "-device", "cpu")  # fmt: skip
+    result = command(*line, workspace=tmp_path, TORCH_HOME=str(tmp_path / "torch"))
+    assert result.returncode == 0, result.stderr
+    tree = rows(tmp_path / "out" / "trees.csv")["mediastinum_crop"]
+    assert 38 < float(tree["volume_ml"]) < 47 and 28 <= int(tree["branches"]) <= 36
+    assert int(tree["generation_0_branches"]) == 1 and int(tree["generation_1_branches"]) == 2
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10**6
+    again = command(*line, workspace=tmp_path, TORCH_HOME=str(tmp_path / "torch"))
+    assert again.returncode == 0 and "1 of 1 cases had been segmented before" in again.stdout

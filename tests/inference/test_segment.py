@@ -32,6 +32,28 @@ def test_arrays_and_images_give_their_like(ct, model):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS")), tree)
 
 
+@pytest.mark.parametrize("stored", ["LPS", "SLP"])
+def test_models_that_turn_cts_see_them_turned(stored, ct, model, monkeypatch):
+    """A model that calls airway the first voxels of each axis, as it sees them."""
+
+    def corner(self, hu, spacing, grid):
+        np.testing.assert_allclose(spacing, SPACING)
+        found = np.zeros(hu.shape, np.uint8)
+        found[:12, :20, :30] = 1
+        return found
+
+    monkeypatch.setattr(AirwayPredictor, "segment_ct", corner)
+    predictor = load_predictor(model, Settings())
+    predictor.plans_manager.plans["image_reader_writer"] = "NibabelIOWithReorient"
+    image = sitk.GetImageFromArray(ct)
+    image.SetSpacing(SPACING[::-1])
+    found = segment(sitk.DICOMOrient(image, stored), predictor)
+    upright = sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS"))
+    planes, rows, columns = (np.flatnonzero(upright.any(axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    assert upright.sum() == 12 * 20 * 30
+    assert planes[0] < 30 and rows[0] > 56 and columns[0] > 93  # at the feet, the back and the left
+
+
 def test_what_is_no_ct_of_the_chest(ct, model):
     with pytest.raises(UserError, match="no lungs were found"):
         segment(ct[:22], model, SPACING)  # the belly
