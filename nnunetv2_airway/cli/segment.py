@@ -125,7 +125,7 @@ def _segment(args: argparse.Namespace) -> None:
     keep_freed_memory()
     if args.dicom_seg:
         require_highdicom()
-    cases = _cases(args.i)
+    cases = _cases(args.i, args.o.resolve())
     scales = read_scales(args.scale)
     names = [case.name for case in cases]
     require_cases("accept", args.accept, names, args.i)
@@ -150,15 +150,15 @@ def _segment(args: argparse.Namespace) -> None:
         settings=settings,
         grid=args.spacing,
         ending=args.format,
+        dicom_seg=args.dicom_seg,
         processes=args.np,
         part=args.part_id,
         parts=args.num_parts,
     )
-    failed = found.failed | (_dicom_segs(found, args) if args.dicom_seg else {})
-    _measure(found, failed, args)
+    _measure(found, args)
 
 
-def _cases(source: Path):
+def _cases(source: Path, output: Path):
     from nnunetv2_airway.conversion.any_folder import find_cases
     from nnunetv2_airway.conversion.layout import Case, stem
 
@@ -171,35 +171,14 @@ def _cases(source: Path):
         return [Case(name, source.resolve())]
     if not source.is_dir():
         raise UserError(f"there is no file or folder {source}")
-    cases = find_cases(source.resolve(), None)
+    source = source.resolve()
+    cases = [case for case in find_cases(source, None) if case.ct != output or source == output]
     if not cases:
         raise UserError(f"{source} holds neither image files ({', '.join(ENDINGS)}) nor DICOM")
     return cases
 
 
-def _dicom_segs(found, args: argparse.Namespace) -> dict[str, str]:
-    """Write the DICOM SEG of each case that is DICOM; returns what went wrong."""
-    import SimpleITK as sitk
-
-    from nnunetv2_airway.inference.dicom_seg import write_dicom_seg
-    from nnunetv2_airway.io.errors import reason
-    from nnunetv2_airway.io.images import read_mask
-
-    failed = {}
-    for case in found.cases:
-        ct, file = found.cts[case], args.o / f"{case}.dcm"
-        if not ct["series"]:
-            print(f"{case}: not DICOM, so without a DICOM SEG")
-        elif not file.is_file() or "from_earlier" not in found.cases[case]:
-            try:
-                mask = sitk.GetArrayFromImage(read_mask(found.tree(case)))
-                write_dicom_seg(mask, Path(ct["source"]), ct["series"][0], file, model=args.m.name)
-            except UserError as error:
-                failed[case] = reason(error)
-    return failed
-
-
-def _measure(found, failed: dict[str, str], args: argparse.Namespace) -> None:
+def _measure(found, args: argparse.Namespace) -> None:
     """Measure what was segmented, write the page, and say what a person should know."""
     from nnunetv2_airway.io.files import write_text
     from nnunetv2_airway.measurement.folder import BRANCHES, TREES, measure_masks
@@ -207,18 +186,24 @@ def _measure(found, failed: dict[str, str], args: argparse.Namespace) -> None:
 
     measurement = measure_masks(
         {case: found.tree(case) for case in found.cases},
-        args.o,
+        found.output,
         cts={case: found.ct(case) for case in found.cases},
         processes=args.np,
         tables=args.num_parts == 1,
     )
-    failed |= measurement.failed
+    failed = found.failed | measurement.failed
+    page = found.output / REPORT
     if args.num_parts == 1 and measurement.cases:
-        write_text(args.o / REPORT, make_measured_page(args.o, cases=list(measurement.cases), processes=args.np))
+        write_text(page, make_measured_page(found.output, cases=list(measurement.cases), processes=args.np))
+    elif args.num_parts == 1:
+        page.unlink(missing_ok=True)  # of cases that failed now
     print_trees(measurement.cases, args.o)
     for case, record in found.cases.items():
-        for warning in (*found.cts[case]["warnings"], *record["accepted"]):
+        ct = found.cts[case]
+        for warning in (*ct["warnings"], *record["accepted"]):
             print(f"{case}: WARNING: {warning}")
+        if args.dicom_seg and not ct["series"]:
+            print(f"{case}: not DICOM, so without a DICOM SEG")
         if record["left_out_ml"] > LEFT_OUT:
             print(
                 f"{case}: WARNING: a piece of {record['left_out_ml']:.1f} ml does not hang on the tree and was left "
@@ -235,8 +220,8 @@ def _measure(found, failed: dict[str, str], args: argparse.Namespace) -> None:
             f"{REPORT} follow"
         )
     elif measurement.cases:
-        if measurement.others:
-            print(f"Not among the CTs given now, and so not in the tables and on the page: {some(measurement.others)}")
+        if others := [case for case in measurement.others if case not in failed]:
+            print(f"Not among the CTs given now, and so not in the tables and on the page: {some(others)}")
         print(f"Results are in {args.o}: the trees, {TREES}, {BRANCHES}; open {args.o / REPORT} in a browser")
     if failed:
         raise UserError(

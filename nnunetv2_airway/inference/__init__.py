@@ -1,1 +1,1 @@
-"""What happens to a prediction after the network."""
+"""From a CT to its airway tree: published networks, prediction, post-processing, DICOM SEG."""

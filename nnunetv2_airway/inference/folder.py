@@ -4,21 +4,24 @@ A case whose record tells of the same CT, model and settings is not segmented ag
 where it stopped.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import SimpleITK as sitk
 
 from nnunetv2_airway import __version__
 from nnunetv2_airway.conversion.case import RECORDS, Options, Target, convert_case
 from nnunetv2_airway.conversion.layout import Case
+from nnunetv2_airway.inference.dicom_seg import write_dicom_seg
 from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
 from nnunetv2_airway.inference.segment import find_tree, why_no_chest
 from nnunetv2_airway.io.errors import UserError, reason
-from nnunetv2_airway.io.files import CannotWriteError, alone_in, digest_of, read_record, write_record
-from nnunetv2_airway.io.images import ENDINGS, Grid, read_volume, write_image
-from nnunetv2_airway.io.parallel import results_and_failures
-from nnunetv2_airway.io.progress import progress_bar
+from nnunetv2_airway.io.files import CannotWriteError, alone_in, digest_of, lock, read_record, write_record
+from nnunetv2_airway.io.images import Grid, read_volume, write_image
+from nnunetv2_airway.io.parallel import finished_cases
 
 FORMAT = f"1 {__version__}"
 """Another one has every case segmented again."""
@@ -48,6 +51,15 @@ class Segmentation:
         """File of a case's tree."""
         return self.output / f"{case}{self.ending}"
 
+    def record(self, case: str) -> Path:
+        """File of its record."""
+        return self.output / SEGMENTED / f"{case}.json"
+
+    def sorted(self) -> "Segmentation":
+        """The same with cases by name."""
+        ordered = {name: dict(sorted(getattr(self, name).items())) for name in ("cases", "failed", "cts")}
+        return replace(self, **ordered)
+
     def ct(self, case: str) -> Path:
         """File of its CT."""
         return ct_target(self.output).volumes(case, with_label=False)[0]
@@ -67,6 +79,7 @@ def segment_cases(
     settings: Settings,
     grid: Sequence[float] | None = None,
     ending: str = ".nii.gz",
+    dicom_seg: bool = False,
     processes: int = 2,
     part: int = 0,
     parts: int = 1,
@@ -81,6 +94,8 @@ def segment_cases(
         settings: of the prediction.
         grid: spacing (z, y, x) in mm on which a published network works.
         ending: of the trees' files, one of ``io.images.ENDINGS``.
+        dicom_seg: also write a DICOM SEG of each CT that is DICOM; where that fails, the case is among those that
+            failed, too.
         processes: CTs that are read at once.
         part: which part of the cases is segmented, from 0.
         parts: how many parts there are.
@@ -97,85 +112,121 @@ def segment_cases(
     target = ct_target(output)
     for folder in (target.images, target.records, output / SEGMENTED):
         folder.mkdir(parents=True, exist_ok=True)
+    made_with = {
+        "format": FORMAT,
+        "model": _fingerprint(model, predictor, settings),
+        "grid": None if grid is None else list(grid),
+    }
+    found = Segmentation({}, {}, {}, output, ending)
     with alone_in(output) if parts == 1 else nullcontext():
         work = {case.name: (case, options(case.name), target) for case in chosen}
-        cts, failed = results_and_failures(convert_case, work, processes=processes, description="reading CTs")
-        found = Segmentation({}, failed, cts, output, ending)
-        made_with = {
-            "format": FORMAT,
-            "model": _fingerprint(model, predictor, settings),
-            "grid": None if grid is None else list(grid),
-        }
-        with progress_bar(description="segmenting", unit="case", total=len(cts)) as bar:
-            for case, ct in cts.items():
-                try:
-                    accept = options(case).accept
-                    found.cases[case] = _segment_case(case, ct, found, predictor, made_with, grid, accept)
-                except CannotWriteError:
-                    raise
-                except Exception as error:  # whatever it is, the other cases go on
-                    failed[case] = reason(error)
-                bar.update()
-        return replace(found, failed=dict(sorted(failed.items())))
+        # CTs are read in other processes, while one that has been read is segmented here
+        for case, ct, error in finished_cases(convert_case, work, processes=processes, description="CTs"):
+            if error is not None:
+                found.failed[case] = reason(error)
+                continue
+            found.cts[case] = ct
+            try:
+                with lock(output / SEGMENTED / f"{case}.lock"):
+                    found.cases[case] = _segment_case(
+                        case, found, predictor, made_with, grid, accept=options(case).accept
+                    )
+                    if dicom_seg and ct["series"]:
+                        _write_dicom_seg(case, found, model.name)
+            except BlockingIOError:
+                found.failed[case] = "another process is segmenting it into the same folder: wait until it has ended"
+            except CannotWriteError:
+                raise
+            except Exception as problem:  # whatever it is, the other cases go on
+                found.failed[case] = reason(problem)
+    return found.sorted()
 
 
 def _segment_case(
     case: str,
-    ct: dict,
     found: Segmentation,
     predictor: AirwayPredictor,
     made_with: dict,
     grid: Sequence[float] | None,
+    *,
     accept: bool,
 ) -> dict:
     """Segment one case, or read its record where that was done before."""
-    tree_file, record_file = found.tree(case), found.output / SEGMENTED / f"{case}.json"
-    made_with = {**made_with, "ct": [ct["digests"][0], ct["box"]]}
+    ct, tree_file, record_file = found.cts[case], found.tree(case), found.record(case)
+    made_with = {**made_with, "ct": digest_of(found.ct(case)), "box": ct["box"]}
     earlier = read_record(record_file)
-    if (
-        earlier.get("made_with") == made_with
-        and (accept or not earlier["accepted"])
-        and tree_file.is_file()
-        and digest_of(tree_file) == earlier["tree"]
-    ):
+    whole = {name for name, digest in earlier.get("files", {}).items() if _is(found.output / name, digest)}
+    if earlier.get("made_with") == made_with and (accept or not earlier["accepted"]) and tree_file.name in whole:
         return {**earlier, "from_earlier": True}
-    for ending in ENDINGS:
-        (found.output / f"{case}{ending}").unlink(missing_ok=True)
-    record_file.unlink(missing_ok=True)
+    for name in whole:  # of other settings, or in another format
+        (found.output / name).unlink()
+    _require_free(tree_file)
     image = read_volume(found.ct(case))
     box = tuple(slice(*ends) for ends in ct["box"])
-    problems = [why_no_chest(image, box, ct["lungs"])]
-    if problems[0] and not accept:
-        raise UserError(problems[0])
+    no_chest = why_no_chest(image, box, ct["lungs"])
+    if no_chest and not accept:
+        raise UserError(no_chest)
     tree = find_tree(image, box, predictor, grid)
-    problems = [problem for problem in (*problems, tree.problem) if problem]
     if tree.problem and (not accept or not tree.mask.any()):
         raise UserError(tree.problem)
-    write_image(Grid.of(image).image(tree.mask), tree_file)
+    unnamed = record_file.with_name(tree_file.name)  # so that no tree is there without its record
+    write_image(Grid.of(image).image(tree.mask), unnamed)
     record = {
         "source": ct["source"],
-        "accepted": problems,
+        "accepted": [problem for problem in (no_chest, tree.problem) if problem],
         "left_out_ml": tree.left_out,
         "windows": list(tree.windows),
         "made_with": made_with,
-        "tree": digest_of(tree_file),
+        "files": {tree_file.name: digest_of(unnamed)},
     }
     write_record(record_file, record)
+    unnamed.replace(tree_file)
     return record
+
+
+def _write_dicom_seg(case: str, found: Segmentation, model: str) -> None:
+    """Write the DICOM SEG of a tree, unless that was done before."""
+    file, record, ct = found.output / f"{case}.dcm", found.cases[case], found.cts[case]
+    files = record["files"]
+    if file.name in files and _is(file, files[file.name]):
+        return
+    _require_free(file)
+    unnamed = found.record(case).with_name(file.name)
+    mask = sitk.GetArrayFromImage(read_volume(found.tree(case)))
+    write_dicom_seg(mask, Path(ct["source"]), ct["series"][0], unnamed, model=model)
+    files[file.name] = digest_of(unnamed)
+    write_record(found.record(case), {name: value for name, value in record.items() if name != "from_earlier"})
+    unnamed.replace(file)
+
+
+def _is(file: Path, digest: str) -> bool:
+    return file.is_file() and digest_of(file) == digest
+
+
+def _require_free(file: Path) -> None:
+    """Check that a file of somebody else, or that somebody has changed, would not be replaced."""
+    if file.exists():
+        raise UserError(
+            f"{file} was not written by this command, or has been changed since: move it away, or choose another -o"
+        )
 
 
 def _fingerprint(model: Path, predictor: AirwayPredictor, settings: Settings) -> dict:
     """What about a model makes its trees; where it runs does not count."""
     files = [model / f"fold_{fold}" / settings.checkpoint for fold in predictor.folds]
-    how = {name: value for name, value in asdict(settings).items() if name in ("step_size", "mirroring")}
+    how = {"step_size": settings.step_size, "mirroring": settings.mirroring}
     return {"plans": digest_of(model / "plans.json"), "checkpoints": [digest_of(file) for file in files], **how}
 
 
 def _require_apart(cases: Sequence[Case], output: Path) -> None:
-    if output.resolve() in {case.ct.parent.resolve() for case in cases if case.ct}:
-        raise UserError(f"-o is the folder of the CTs {output}; choose another one, so that no CT is replaced")
-    seen = set()
+    place = output.resolve()
     for case in cases:
-        if case.name in seen:
-            raise UserError(f"the case {case.name} is there twice: leave one of them out")
-        seen.add(case.name)
+        own = case.ct and case.ct.resolve()
+        if own and (place == own.parent or (own.is_dir() and place.is_relative_to(own))):
+            raise UserError(
+                f"-o is the folder of the CTs {output}, or lies in that of a series; choose another one, so that no CT "
+                f"is replaced and no result is taken for a CT"
+            )
+    names = Counter(case.name for case in cases)
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise UserError(f"the case {twice[0]} is there twice: leave one of them out")

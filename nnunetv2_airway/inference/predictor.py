@@ -6,6 +6,7 @@ gets one.
 
 import ctypes
 import io
+import pickle
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ COARSEST, FINE = 1.25, 1.0
 """Sides of a voxel in mm up to which a published network works on the CT's own grid, and what longer ones become."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
+LOADING = (
+    RuntimeError, KeyError, NotImplementedError, AssertionError, AttributeError, ImportError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What a model that does not fit ends in."""
 BACKGROUND = -30.0
 """Logit of what no window has seen."""
 
@@ -74,6 +79,9 @@ class AirwayPredictor(nnUNetPredictor):
         """
         if predictor.network is None:
             raise UserError("the predictor has no model yet: call its initialize_from_trained_model_folder first")
+        _require_airways(
+            "the predictor's model", predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+        )
         own = cls.__new__(cls)
         own.__dict__.update(predictor.__dict__, allow_tqdm=False)
         return own
@@ -152,13 +160,18 @@ class AirwayPredictor(nnUNetPredictor):
         self.windows = (len(slicers), len(kept))
         with progress_bar(description="windows", unit="window", total=len(kept)) as self._bar:
             logits = super()._internal_predict_sliding_window_return_logits(data, kept, do_on_device)
-        if len(kept) == len(slicers):
-            return logits
-        unseen = logits.isnan()  # no window has been there: nnU-Net divides 0 by 0
+        seen = torch.zeros(data.shape[1:], dtype=torch.bool, device=logits.device)
+        for _, *window in kept:
+            seen[tuple(window)] = True
         background = torch.full((len(logits), 1, 1, 1), BACKGROUND, dtype=logits.dtype, device=logits.device)
         if not self.label_manager.has_regions:
             background[0] = 0
-        return torch.where(unseen, background, logits)
+        logits = torch.where(seen, logits, background)  # where no window has been, nnU-Net divides 0 by 0
+        if logits.isnan().any():
+            raise UserError(
+                "the model gives values that are no numbers: its training has failed, or the file is damaged"
+            )
+        return logits
 
     def _internal_maybe_mirror_and_predict(self, x):
         logits = super()._internal_maybe_mirror_and_predict(x)
@@ -219,13 +232,16 @@ def load_predictor(model: Path, settings: Settings) -> AirwayPredictor:
             allow_tqdm=False,
         )
         try:
-            _require_airways(model, plans, dataset, folds[0], settings.checkpoint)
+            saved = torch.load(file, map_location="cpu", weights_only=False)
+            manager = PlansManager(plans)
+            configuration = manager.get_configuration(saved["init_args"]["configuration"])
+            _require_airways(str(model), manager, configuration, dataset)  # before its network is built
             predictor.initialize_from_trained_model_folder(str(model), folds, settings.checkpoint)
             predictor.folds = folds
         except UserError:
             raise
-        except (RuntimeError, KeyError, NotImplementedError, AssertionError, AttributeError) as error:
-            raise UserError(f"{model} cannot be loaded as a model: {main_line(error)}") from error
+        except LOADING as error:
+            raise UserError(f"{model} cannot be loaded as a model: {' '.join(str(error).split())[:400]}") from error
     return predictor
 
 
@@ -263,19 +279,15 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _require_airways(model: Path, plans: dict, dataset: dict, fold: str, checkpoint: str) -> None:
-    """Refuse models that nothing here can use, before their network is built."""
-    saved = torch.load(model / f"fold_{fold}" / checkpoint, map_location="cpu", weights_only=False)
-    manager = PlansManager(plans)
-    name = saved["init_args"]["configuration"]
-    configuration = manager.get_configuration(name)
-    labels = manager.get_label_manager(dataset)
+def _require_airways(name: str, plans: PlansManager, configuration: ConfigurationManager, dataset: dict) -> None:
+    """Refuse models that nothing here can use."""
+    labels = plans.get_label_manager(dataset)
     structures = labels.foreground_regions if labels.has_regions else labels.foreground_labels
     channels = dataset.get("channel_names", dataset.get("modality", {}))
     if len(configuration.patch_size) != 3:
-        problem = f"is of the configuration {name}, which works on single slices"
+        problem = "works on single slices (2d)"
     elif configuration.previous_stage_name is not None:
-        problem = f"is of the configuration {name}, which needs the segmentation of another one"
+        problem = f"needs the segmentation of another configuration, {configuration.previous_stage_name}"
     elif len(channels) != 1:
         problem = f"takes {len(channels)} images a case ({', '.join(channels.values())})"
     elif len(structures) != 1:
@@ -283,6 +295,6 @@ def _require_airways(model: Path, plans: dict, dataset: dict, fold: str, checkpo
     else:
         return
     raise UserError(
-        f"{model} {problem}. A model is needed that makes one structure, the airways, of one CT in 3-D, such as one of "
+        f"{name} {problem}. A model is needed that makes one structure, the airways, of one CT in 3-D, such as one of "
         f"3d_fullres"
     )

@@ -6,6 +6,7 @@ averages logits; Tang's own script leaves it in training mode, so that its dropo
 """
 
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ PATCH = (128, 128, 128)
 """Of all of them."""
 PUBLISHED = "airway_published"
 """Key in the plans: what an imported model was made of, and how its windows are laid."""
+NO_IMPORT = (
+    "{file} is a checkpoint of nnU-Net, which needs no import: give -m the folder that holds plans.json, dataset.json "
+    "and the folds, two levels above"
+)
 LISTED = 12
 """Differences that an error names."""
 
@@ -156,6 +161,8 @@ def read_published(file: Path) -> dict[str, torch.Tensor]:
             require_whole(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if is_zip and _is_of_nnunet(file):
+            raise UserError(NO_IMPORT.format(file=file)) from error
         raise UserError(
             f"{file} is no checkpoint, or holds more than tensors, which could run code. If you trust where it comes "
             f'from, keep its tensors alone: torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW) '
@@ -164,14 +171,17 @@ def read_published(file: Path) -> dict[str, torch.Tensor]:
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read as a checkpoint, fetch it again: {main_line(error)[:200]}") from error
     if isinstance(checkpoint, Mapping) and "network_weights" in checkpoint:
-        raise UserError(
-            f"{file} is a checkpoint of nnU-Net, which needs no import: its model is the folder that holds plans.json, "
-            f"dataset.json and fold_0, two levels above"
-        )
+        raise UserError(NO_IMPORT.format(file=file))
     held = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else None
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, torch.Tensor) for value in held.values()):
         raise UserError(f"{file} must hold tensors by name, alone or as its state_dict; got {_in_words(checkpoint)}")
     return published_tensors(held)
+
+
+def _is_of_nnunet(file: Path) -> bool:
+    """Whether a checkpoint has what nnU-Net writes into its own, without reading it."""
+    with zipfile.ZipFile(file) as content:
+        return any(b"network_weights" in content.read(name) for name in content.namelist() if name.endswith("data.pkl"))
 
 
 def kind_of(file: Path, tensors: Mapping[str, torch.Tensor]) -> Kind:

@@ -206,7 +206,11 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
 
 def digest_of(file: Path) -> str:
     """Return a digest of a file's content, by which a later run knows it again."""
-    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while part := stream.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _checksum(record: dict) -> str:

@@ -200,7 +200,7 @@ def _trachea(voxels: np.ndarray, voxel_piece: np.ndarray, lengths: np.ndarray, t
 
     It begins with the piece that reaches highest among those about as wide as the widest. What lies above it belongs to
     it, too, as do stubs that touch nothing else, and what goes on from it, where only one of the pieces that touch it
-    is wide: at the carina there are two.
+    is more than a stub: at the carina there are two.
     """
     volumes = np.bincount(voxel_piece)
     area = volumes / np.maximum(lengths, 1)
@@ -219,7 +219,9 @@ def _trachea(voxels: np.ndarray, voxel_piece: np.ndarray, lengths: np.ndarray, t
         above &= (place[beside, 0] < 0).any()  # else it is a tree that stands on its head
         stubs = beside & (lengths < width) & ~touching[:, ~inside].any(1)
         wide = beside & (area >= MAIN**2 * own) & ~above & ~stubs
-        joined = above | stubs if (above | stubs).any() else wide if wide.sum() == 1 else None
+        thin = beside & ~above & ~stubs & ~wide & (lengths >= width)  # a main bronchus may be so
+        goes_on = wide if wide.sum() == 1 and not thin.any() else None
+        joined = above | stubs if (above | stubs).any() else goes_on
         if joined is None:
             return np.array([first, *np.setdiff1d(np.flatnonzero(inside), first)])
         inside |= joined

@@ -52,7 +52,7 @@ def test_bfloat16_on_cpus_that_have_it_and_float32_on_request(monkeypatch):
     for faster in (True, False):  # which a forward pass alone is on some CPUs
         monkeypatch.setattr(airway_network, "bfloat16_predicts_faster", lambda faster=faster: faster)
         monkeypatch.delenv(airway_network.FLOAT32_VARIABLE)
-        low = network(2)
+        low = network(2)  # in evaluation mode
         monkeypatch.setenv(airway_network.FLOAT32_VARIABLE, "1")
         with torch.no_grad():
             assert torch.equal(low(ct)[0], full(ct)[0]) != faster

@@ -3,13 +3,18 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+import torch
 
 from nnunetv2_airway.cli import segment as command
+from nnunetv2_airway.inference import folder as folder_module
 from nnunetv2_airway.inference.predictor import AirwayPredictor
 from nnunetv2_airway.io.images import Grid
 from nnunetv2_airway.measurement import case as case_module
@@ -97,7 +102,7 @@ def test_goes_on_where_it_stopped(cts, predicted, run, tmp_path, ct, write, mode
     assert run("-i", cts, "-o", out)[0] == 0 and len(predicted) == 2
     code, said = run("-i", cts, "-o", out)
     assert code == 0 and len(predicted) == 2 and "2 of 2 cases had been segmented before" in said
-    (out / "mirrored.nii.gz").write_bytes(b"damaged")
+    (out / "mirrored.nii.gz").unlink()
     assert run("-i", cts, "-o", out)[0] == 0 and len(predicted) == 3
     assert run("-i", cts, "-o", out, "-step_size", 1)[0] == 0 and len(predicted) == 5  # of other settings
     changed = ct.copy()
@@ -108,6 +113,79 @@ def test_goes_on_where_it_stopped(cts, predicted, run, tmp_path, ct, write, mode
     code, said = run("-i", cts, "-o", out, "-step_size", 1)
     assert code == 0 and "Not among the CTs given now, and so not in the tables and on the page: mirrored" in said
     assert "mirrored" not in rows(out / "trees.csv") and "mirrored" not in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("option", [[], ["--disable_tta"]])
+def test_disable_tta_does_so(option, cts, run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(folder_module, "load_predictor", lambda model, settings: seen.append(settings) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("-i", cts, "-o", tmp_path / "out", *option)
+    assert seen[0].mirroring == (not option)
+
+
+@pytest.mark.parametrize("change", ["grid", "mirroring", "checkpoint", "plans"])
+def test_other_models_and_settings_are_noticed(change, cts, predicted, run, tmp_path, model):
+    own = shutil.copytree(model, tmp_path / "own")
+    line = ("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out")
+    assert run(*line, model=own)[0] == 0
+    if change == "checkpoint":
+        file = own / "fold_0" / "checkpoint_final.pth"
+        torch.save({**torch.load(file, weights_only=False), "note": 1}, file)
+    if change == "plans":
+        (own / "plans.json").write_text((own / "plans.json").read_text() + "\n")
+    options = {"grid": ("--spacing", 3, 2, 2), "mirroring": ("--disable_tta",)}
+    assert run(*line, *options.get(change, ()), model=own)[0] == 0 and len(predicted) == 2
+
+
+def test_a_header_that_has_been_mended_is_noticed(cts, predicted, run, tmp_path, ct, write):
+    line = ("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out")
+    assert run(*line)[0] == 0
+    write(cts / "chest_0000.nii.gz", ct, replace(GRID, origin=(0.0, 0.0, 0.0)))
+    code, said = run(*line)
+    assert code == 0 and len(predicted) == 2, said
+    assert sitk.ReadImage(str(tmp_path / "out" / "chest.nii.gz")).GetOrigin() == (0, 0, 0)
+
+
+def test_files_of_others_are_not_replaced(cts, predicted, run, tmp_path):
+    out = tmp_path / "out"
+    line = ("-i", cts / "chest_0000.nii.gz", "-o", out)
+    out.mkdir()
+    (out / "chest.nii.gz").write_bytes(b"by hand")
+    (out / "chest.nrrd").write_bytes(b"by hand, too")
+    code, said = run(*line)
+    assert code == 1 and "chest.nii.gz was not written by this command, or has been changed since: move it away" in said
+    assert (out / "chest.nii.gz").read_bytes() == b"by hand" and not predicted
+    (out / "chest.nii.gz").unlink()
+    assert run(*line)[0] == 0
+    corrected = sitk.ReadImage(str(out / "chest.nii.gz")) * 0
+    corrected[50, 50, 50] = 1
+    sitk.WriteImage(corrected, str(out / "chest.nii.gz"))
+    code, said = run(*line)
+    assert code == 1 and "has been changed since" in said
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(out / "chest.nii.gz"))).sum() == 1
+    assert (out / "chest.nrrd").read_bytes() == b"by hand, too"
+
+
+def test_another_format_replaces_the_first(cts, predicted, run, tmp_path):
+    line = ("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out")
+    assert run(*line)[0] == 0 and run(*line, "--format", ".nrrd")[0] == 0
+    assert not (tmp_path / "out" / "chest.nii.gz").exists() and (tmp_path / "out" / "chest.nrrd").is_file()
+
+
+@pytest.mark.usefixtures("predicted")
+def test_a_case_on_which_another_process_works_is_left_to_it(cts, run, tmp_path):
+    folder = tmp_path / "out" / "segmented"
+    folder.mkdir(parents=True)
+    code = (
+        "import sys, time; from pathlib import Path; from nnunetv2_airway.io.files import lock\n"
+        "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, folder / "chest.lock"], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        code, said = run("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out", "-num_parts", 1)
+        other.kill()
+    assert code == 1 and "chest: FAILED: another process is segmenting it" in said
 
 
 def test_parts_of_a_job_array(cts, predicted, run, tmp_path):
@@ -155,8 +233,10 @@ def test_what_does_not_look_like_a_tree_is_no_result_unless_accepted(cts, run, t
     code, said = run(*line, "--accept", "chest")
     assert code == 0 and "chest: WARNING: what the model found has" in said
     assert (tmp_path / "out" / "chest.nii.gz").is_file()
+    assert (tmp_path / "out" / "report.html").is_file()
     code, said = run(*line)
     assert code == 1 and not (tmp_path / "out" / "chest.nii.gz").exists()  # accepted no longer
+    assert "Not among" not in said and not (tmp_path / "out" / "report.html").exists()
 
 
 def test_dicom_with_a_segmentation_that_refers_to_it(ct, predicted, run, tmp_path, write_dicom):
@@ -188,6 +268,20 @@ def test_dicom_with_a_segmentation_that_refers_to_it(ct, predicted, run, tmp_pat
     written = (out / "patient.dcm").read_bytes()
     assert run("-i", series, "-o", out, "--dicom-seg")[0] == 0 and len(predicted) == 1
     assert (out / "patient.dcm").read_bytes() == written
+    # another tree does not leave it behind
+    assert run("-i", series, "-o", out, "-step_size", 1)[0] == 0 and not (out / "patient.dcm").exists()
+    assert run("-i", series, "-o", out, "-step_size", 1, "--dicom-seg")[0] == 0 and (out / "patient.dcm").is_file()
+
+
+def test_results_beside_the_ct(ct, predicted, run, tmp_path, write_dicom):
+    tags = {"PatientID": "p1", "FrameOfReferenceUID": "1.2.3.4", "StudyID": "1"}
+    write_dicom(tmp_path / "cts" / "patient", ct, GRID, **tags)
+    for out in (tmp_path / "cts" / "patient", tmp_path / "cts" / "patient" / "out"):
+        code, said = run("-i", tmp_path / "cts" / "patient", "-o", out)
+        assert code == 1 and "or lies in that of a series; choose another one" in said
+    for _ in range(2):
+        code, said = run("-i", tmp_path / "cts", "-o", tmp_path / "cts" / "out", "--dicom-seg")
+        assert code == 0 and len(predicted) == 1, said
 
 
 @pytest.mark.usefixtures("predicted")

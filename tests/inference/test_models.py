@@ -4,6 +4,7 @@ import zipfile
 import pytest
 import torch
 
+from nnunetv2_airway import __version__
 from nnunetv2_airway.inference.models import find_model
 from nnunetv2_airway.io.errors import UserError
 
@@ -11,7 +12,7 @@ from nnunetv2_airway.io.errors import UserError
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
-    return tmp_path / "cache" / "nnunetv2_airway"
+    return tmp_path / "cache" / "nnunetv2_airway" / __version__
 
 
 @pytest.fixture

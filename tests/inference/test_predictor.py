@@ -8,6 +8,8 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from nnunetv2_airway.architectures.wingsnet import WingsNet
+from nnunetv2_airway.inference import published
 from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
 from nnunetv2_airway.io.errors import UserError
 
@@ -62,6 +64,51 @@ def test_windows_without_air_are_passed_over_with_the_same_result(heads, axes, m
     assert np.array_equal(found, hu < -600)
 
 
+def test_windows_of_a_ct_that_nnunet_pads(model):
+    """Air at one end of a CT that is shorter than a patch along one axis, and longer along the others."""
+    predictor = load_predictor(model, Settings())
+    predictor.network, predictor.list_of_parameters = AirIsAirway(), [{}]
+    hu = np.full((10, 100, 32), 40, np.float32)
+    hu[9, 97, 0] = -950
+    assert np.array_equal(predictor.segment_ct(hu, (1.0, 1.0, 1.0)), hu < -600)
+    assert predictor.windows == (6, 1)
+    hu = np.full((20, 24, 90), 40, np.float32)
+    hu[0, 0, 89] = hu[0, 23, 0] = -950
+    assert np.array_equal(predictor.segment_ct(hu, (1.0, 1.0, 1.0)), hu < -600)
+    assert predictor.windows == (5, 2)
+
+
+def test_a_real_network_passes_over_windows_with_the_same_result(model, hu, monkeypatch):
+    """One with a receptive field, whose logits in soft tissue are those of background, as a trained one's are."""
+    predictor = load_predictor(model, Settings())
+    smooth = torch.nn.Conv3d(1, 1, 5, padding=2, bias=False)
+    torch.nn.init.constant_(smooth.weight, 1 / 125)
+    predictor.network, predictor.list_of_parameters = torch.nn.Sequential(smooth, AirIsAirway()), [{}]
+    predictor.network.load_state_dict = lambda state: None
+    found = predictor.segment_ct(hu, (1.0, 0.8, 0.7))
+    assert found.any() and predictor.windows[1] < predictor.windows[0]
+    monkeypatch.setattr(AirwayPredictor, "_holds_air", lambda self, padded, window: True)
+    assert np.array_equal(predictor.segment_ct(hu, (1.0, 0.8, 0.7)), found)
+    assert predictor.windows == (40, 40)
+
+
+def test_a_network_that_gives_no_numbers_is_named(model, hu):
+    predictor = load_predictor(model, Settings())
+    predictor.network, predictor.list_of_parameters = AirIsAirway(), [{}]
+    predictor.network.forward = lambda x: torch.full((1, 2, *x.shape[2:]), torch.nan)
+    with pytest.raises(UserError, match="gives values that are no numbers"):
+        predictor.segment_ct(hu, (1.0, 0.8, 0.7))
+
+
+def test_settings_reach_nnunets_predictor(model, tmp_path):
+    predictor = load_predictor(model, Settings(step_size=0.75, mirroring=False))
+    assert predictor.tile_step_size == 0.75 and not predictor.use_mirroring
+    assert predictor.use_gaussian and load_predictor(model, Settings()).use_mirroring  # of the baseline
+    torch.save(WingsNet(2).state_dict(), tmp_path / "timi.pth")
+    published.import_published(tmp_path / "timi.pth", tmp_path / "timi")
+    assert not load_predictor(tmp_path / "timi", Settings()).use_gaussian
+
+
 def test_a_ct_without_air_has_no_airways(model):
     predictor = load_predictor(model, Settings())
     found = predictor.segment_ct(np.full((20, 40, 50), 40, np.float32), (1.0, 1.0, 1.0))
@@ -107,7 +154,10 @@ def configuration(**values):
     ("change", "words"),
     [
         ({"plans": configuration(patch_size=[64, 64])}, "works on single slices"),
-        ({"plans": configuration(previous_stage="3d_lowres")}, "needs the segmentation of another one"),
+        (
+            {"plans": configuration(previous_stage="3d_lowres")},
+            "needs the segmentation of another",
+        ),
         ({"dataset": lambda d: d["labels"].update(lung=2)}, r"segments 2 structures \(background, airway, lung\)"),
         ({"dataset": lambda d: d["channel_names"].update({"1": "PET"})}, r"takes 2 images a case \(noNorm, PET\)"),
     ],

@@ -122,7 +122,8 @@ class Code:
 
 def odd_files(folder):
     torch.save({"state_dict": WingsNet(1).state_dict(), "args": Code()}, folder / "code.ckpt")
-    torch.save({"network_weights": {}, "trainer_name": "x"}, folder / "nnunet.pth")
+    torch.save({"network_weights": {}, "trainer_name": "x"}, folder / "bare.pth")
+    torch.save({"network_weights": {}, "_best_ema": np.float64(0.5)}, folder / "nnunet.pth")
     torch.save([1, 2], folder / "list.pth")
     torch.save({"epoch": 3}, folder / "numbers.pth")
     (folder / "text.pth").write_text("<html>404</html>")
@@ -140,6 +141,7 @@ def odd_files(folder):
     ("name", "words"),
     [
         ("code.ckpt", "holds more than tensors, which could run code"),
+        ("bare.pth", "needs no import"),
         ("nnunet.pth", "needs no import"),
         ("list.pth", "must hold tensors by name, alone or as its state_dict; got a list"),
         ("numbers.pth", "got a mapping of epoch"),

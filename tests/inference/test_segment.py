@@ -63,6 +63,18 @@ def test_what_is_no_ct_of_the_chest(ct, model):
         segment((ct + 1024).astype(np.int16), model, SPACING)  # not in HU
 
 
+def test_pieces_that_do_not_hang_on_the_tree_are_left_out_and_holes_filled(ct, model, monkeypatch):
+    def pieces(self, hu, spacing, grid):
+        found = np.zeros(hu.shape, np.uint8)
+        found[20:40, 40:50, 50:60] = found[50:52, 40:50, 50:60] = 1
+        found[30, 45, 55] = 0
+        return found
+
+    monkeypatch.setattr(AirwayPredictor, "segment_ct", pieces)
+    tree = segment(ct, model, SPACING)
+    assert tree.sum() == 2000 and len(np.unique(np.nonzero(tree)[0])) == 20
+
+
 def test_what_is_no_tree_can_be_accepted(ct, model, monkeypatch):
     monkeypatch.setattr(AirwayPredictor, "segment_ct", lambda self, hu, spacing, grid: np.zeros(hu.shape, np.uint8))
     with pytest.raises(UserError, match="found no airway in it"):
@@ -91,6 +103,10 @@ def test_predictors_of_ones_own(ct, model):
         segment(ct, predictor, SPACING)
     with pytest.raises(UserError, match="leave out settings"):
         segment(ct, predictor, SPACING, settings=Settings())
+    several = load_predictor(model, Settings())
+    several.dataset_json = {**several.dataset_json, "labels": {"background": 0, "airway": 1, "lung": 2}}
+    with pytest.raises(UserError, match="the predictor's model segments 2 structures"):
+        segment(ct, several, SPACING)
 
 
 def ball(radius: float, spacing=(2.0, 1.0, 1.5)) -> np.ndarray:

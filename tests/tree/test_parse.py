@@ -221,3 +221,20 @@ def test_a_rough_trachea_is_one_branch_where_planes_go_to_the_head():
 def test_a_tree_that_stands_on_its_head_keeps_its_branches():
     tree = parse_tree(rough_trachea()[:80][::-1], upright=True)
     assert tree.num_branches == 3 and sorted(tree.generations) == [0, 1, 1]
+
+
+def test_a_narrow_main_bronchus_leaves_the_other_one_what_it_is():
+    """Trachea of 16 voxels, main bronchi of 12 and 5, each of which forks again."""
+    mask = np.zeros((150, 40, 130), bool)
+    z, y, x = np.ogrid[tuple(map(slice, mask.shape))]
+    mask |= (z >= 90) & ((y - 20) ** 2 + (x - 65) ** 2 < 64)
+    for side, radius in ((-1, 6.0), (1, 2.6)):
+        axis = 65 + side * (90 - z) * 0.7
+        mask |= (z < 92) & (z > 55) & ((y - 20) ** 2 + (x - axis) ** 2 < radius**2)
+        for further in (0.2, 1.2):
+            child = 65 + side * (35 * 0.7 + (55 - z) * further)
+            mask |= (z < 58) & (z > 25) & ((y - 20) ** 2 + (x - child) ** 2 < (0.8 * radius) ** 2)
+    tree = parse_tree(mask, upright=True)
+    assert sorted(tree.generations) == [0, 1, 1, 2, 2, 2, 2]
+    trachea = tree.labels == 1 + tree.generations.tolist().index(0)
+    assert trachea[:75].sum() == 0
