@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Collection, Sequence
 
-from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.errors import UserError, some
 
 
 def positive(text: str) -> int:
@@ -94,11 +95,15 @@ def require_cases(option: str, named: Collection[str], known: Collection[str], s
         UserError: it names another.
     """
     if unknown := set(named) - set(known):
-        raise UserError(f"--{option} names {', '.join(sorted(unknown))}, which is no case of {source}")
+        raise UserError(
+            f"--{option} names {', '.join(sorted(unknown))}, which is no case of {source}; its cases are "
+            f"{some(sorted(known))}"
+        )
 
 
 def run(command: Callable[[], None]) -> None:
     """Run a command; what the user can mend ends in one line and exit code 1, not in a traceback."""
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # on import of what nnU-Net imports
     try:
         command()
     except (UserError, OSError) as error:

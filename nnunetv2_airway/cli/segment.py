@@ -1,7 +1,10 @@
 """``nnUNetv2_airway_segment``: from CTs to measured airway trees."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from nnunetv2_airway.cli.common import (
     add_ct_options,
@@ -19,8 +22,6 @@ from nnunetv2_airway.io.images import ENDINGS
 ONE_FILE = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats of which an image is one file."""
 REPORT = "report.html"
-LEFT_OUT = 1.0
-"""Volume in ml of a piece of the prediction that is missed in the tree."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -113,7 +114,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _segment(args: argparse.Namespace) -> None:
-    # late, so that -h answers at once
+    cases = _cases(args.i, args.o.resolve())
+    scales = read_scales(args.scale)
+    names = [case.name for case in cases]
+    require_cases("accept", args.accept, names, args.i)
+    require_cases("scale", list(filter(None, scales)), names, args.i)
+    # late, so that -h and what is wrong so far are answered at once
     import torch
 
     from nnunetv2_airway.conversion.case import Options
@@ -125,11 +131,6 @@ def _segment(args: argparse.Namespace) -> None:
     keep_freed_memory()
     if args.dicom_seg:
         require_highdicom()
-    cases = _cases(args.i, args.o.resolve())
-    scales = read_scales(args.scale)
-    names = [case.name for case in cases]
-    require_cases("accept", args.accept, names, args.i)
-    require_cases("scale", list(filter(None, scales)), names, args.i)
     settings = Settings(
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         folds=tuple(args.f),
@@ -148,6 +149,7 @@ def _segment(args: argparse.Namespace) -> None:
             accept=case in args.accept,
         ),
         settings=settings,
+        model_name=args.m.name,
         grid=args.spacing,
         ending=args.format,
         dicom_seg=args.dicom_seg,
@@ -178,6 +180,18 @@ def _cases(source: Path, output: Path):
     return cases
 
 
+def _warnings(case: str, found, dicom_seg: bool) -> list[str]:
+    ct, record = found.cts[case], found.cases[case]
+    warnings = [*ct["warnings"], *record["accepted"], *record["doubts"]]
+    if dicom_seg and not ct["series"]:
+        warnings.append("not DICOM, so without a DICOM SEG")
+    return warnings
+
+
+def _sides(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{side:.3g}" for side in spacing)
+
+
 def _measure(found, args: argparse.Namespace) -> None:
     """Measure what was segmented, write the page, and say what a person should know."""
     from nnunetv2_airway.io.files import write_text
@@ -193,22 +207,24 @@ def _measure(found, args: argparse.Namespace) -> None:
     )
     failed = found.failed | measurement.failed
     page = found.output / REPORT
+    warnings = [f"{case}: {warning}" for case in found.cases for warning in _warnings(case, found, args.dicom_seg)]
     if args.num_parts == 1 and measurement.cases:
-        write_text(page, make_measured_page(found.output, cases=list(measurement.cases), processes=args.np))
+        content = make_measured_page(
+            found.output,
+            cases=list(measurement.cases),
+            about=f"Segmented with the model {found.model}.",
+            warnings=[*warnings, *(f"{case} failed: {error}" for case, error in sorted(failed.items()))],
+            processes=args.np,
+        )
+        write_text(page, content)
     elif args.num_parts == 1:
         page.unlink(missing_ok=True)  # of cases that failed now
     print_trees(measurement.cases, args.o)
     for case, record in found.cases.items():
-        ct = found.cts[case]
-        for warning in (*ct["warnings"], *record["accepted"]):
-            print(f"{case}: WARNING: {warning}")
-        if args.dicom_seg and not ct["series"]:
-            print(f"{case}: not DICOM, so without a DICOM SEG")
-        if record["left_out_ml"] > LEFT_OUT:
-            print(
-                f"{case}: WARNING: a piece of {record['left_out_ml']:.1f} ml does not hang on the tree and was left "
-                f"out: a bronchus may be closed or not recognised, look whether a part of the lungs is without airways"
-            )
+        if not np.allclose(sides := found.cts[case]["spacing"], record["spacing"]):
+            print(f"{case}: voxels of {_sides(sides)} mm (z, y, x) were brought to {_sides(record['spacing'])} mm")
+    for warning in warnings:
+        print(f"WARNING: {warning}")
     for case, error in sorted(failed.items()):
         print(f"{case}: FAILED: {error}")
     earlier = sum("from_earlier" in record for record in found.cases.values())
@@ -222,7 +238,8 @@ def _measure(found, args: argparse.Namespace) -> None:
     elif measurement.cases:
         if others := [case for case in measurement.others if case not in failed]:
             print(f"Not among the CTs given now, and so not in the tables and on the page: {some(others)}")
-        print(f"Results are in {args.o}: the trees, {TREES}, {BRANCHES}; open {args.o / REPORT} in a browser")
+        segs = ", DICOM SEG" if args.dicom_seg else ""
+        print(f"Results are in {args.o}: the trees{segs}, {TREES}, {BRANCHES}; open {args.o / REPORT} in a browser")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(found.cts | failed)} cases failed, see above"

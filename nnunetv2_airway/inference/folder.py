@@ -38,6 +38,7 @@ class Segmentation:
         failed: what went wrong in each other.
         cts: the record of each CT that was read, see ``convert_case``.
         output: folder of the trees.
+        model: name of the model's folder.
         ending: of their files.
     """
 
@@ -45,6 +46,7 @@ class Segmentation:
     failed: dict[str, str]
     cts: dict[str, dict]
     output: Path
+    model: str
     ending: str
 
     def tree(self, case: str) -> Path:
@@ -77,6 +79,7 @@ def segment_cases(
     options: Callable[[str], Options],
     *,
     settings: Settings,
+    model_name: str = "",
     grid: Sequence[float] | None = None,
     ending: str = ".nii.gz",
     dicom_seg: bool = False,
@@ -89,6 +92,7 @@ def segment_cases(
     Args:
         cases: their files; see ``conversion.any_folder.find_cases``.
         model: nnU-Net model folder.
+        model_name: what to call it in the results; by default the folder's name.
         output: folder for the trees; the CTs, in HU and cut to the lungs' box, are written to ``cts`` in it.
         options: for reading a case, by its name.
         settings: of the prediction.
@@ -117,7 +121,7 @@ def segment_cases(
         "model": _fingerprint(model, predictor, settings),
         "grid": None if grid is None else list(grid),
     }
-    found = Segmentation({}, {}, {}, output, ending)
+    found = Segmentation({}, {}, {}, output, model_name or model.name, ending)
     with alone_in(output) if parts == 1 else nullcontext():
         work = {case.name: (case, options(case.name), target) for case in chosen}
         # CTs are read in other processes, while one that has been read is segmented here
@@ -132,7 +136,7 @@ def segment_cases(
                         case, found, predictor, made_with, grid, accept=options(case).accept
                     )
                     if dicom_seg and ct["series"]:
-                        _write_dicom_seg(case, found, model.name)
+                        _write_dicom_seg(case, found)
             except BlockingIOError:
                 found.failed[case] = "another process is segmenting it into the same folder: wait until it has ended"
             except CannotWriteError:
@@ -174,7 +178,8 @@ def _segment_case(
     record = {
         "source": ct["source"],
         "accepted": [problem for problem in (no_chest, tree.problem) if problem],
-        "left_out_ml": tree.left_out,
+        "doubts": tree.doubts,
+        "spacing": list(tree.spacing),
         "windows": list(tree.windows),
         "made_with": made_with,
         "files": {tree_file.name: digest_of(unnamed)},
@@ -184,7 +189,7 @@ def _segment_case(
     return record
 
 
-def _write_dicom_seg(case: str, found: Segmentation, model: str) -> None:
+def _write_dicom_seg(case: str, found: Segmentation) -> None:
     """Write the DICOM SEG of a tree, unless that was done before."""
     file, record, ct = found.output / f"{case}.dcm", found.cases[case], found.cts[case]
     files = record["files"]
@@ -193,7 +198,7 @@ def _write_dicom_seg(case: str, found: Segmentation, model: str) -> None:
     _require_free(file)
     unnamed = found.record(case).with_name(file.name)
     mask = sitk.GetArrayFromImage(read_volume(found.tree(case)))
-    write_dicom_seg(mask, Path(ct["source"]), ct["series"][0], unnamed, model=model)
+    write_dicom_seg(mask, Path(ct["source"]), ct["series"][0], unnamed, model=found.model)
     files[file.name] = digest_of(unnamed)
     write_record(found.record(case), {name: value for name, value in record.items() if name != "from_earlier"})
     unnamed.replace(file)

@@ -70,8 +70,11 @@ def _cached(file: Path, make, window: tuple[float, float] | None = None) -> Path
             making = cache / f"{name}.partial"
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
-            make(making)
-            making.rename(cache / name)
+            try:
+                make(making)
+                making.rename(cache / name)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
     return cache / name
 
 

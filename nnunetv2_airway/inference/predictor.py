@@ -19,7 +19,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunetv2_airway.inference.published import PUBLISHED
+from nnunetv2_airway.inference.published import PUBLISHED, UNCHANGED
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import main_line
 from nnunetv2_airway.io.progress import progress_bar
@@ -65,10 +65,12 @@ class AirwayPredictor(nnUNetPredictor):
     Attributes:
         folds: of the model, that are averaged.
         windows: how many the last CT had, and how many of them held air.
+        spacing: (z, y, x) in mm of the grid on which the last CT was segmented.
     """
 
     folds: tuple[str, ...] = ()
     windows = (0, 0)
+    spacing: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, predictor: nnUNetPredictor) -> "AirwayPredictor":
@@ -107,6 +109,9 @@ class AirwayPredictor(nnUNetPredictor):
         """
         self.require_grid_allowed(grid)
         configuration = self._on_grid(spacing, grid)
+        self.spacing = tuple(float(side) for side in spacing)
+        if configuration.configuration["resampling_fn_data"] != UNCHANGED:
+            self.spacing = tuple(configuration.spacing[axis] for axis in self.plans_manager.transpose_backward)
         properties = {"spacing": list(map(float, spacing))}
         preprocessor = configuration.preprocessor_class(verbose=False)
         data, _, properties = preprocessor.run_case_npy(

@@ -20,18 +20,19 @@ from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.hounsfield import WINDOWS
 from nnunetv2_airway.io.errors import UserError, some
 from nnunetv2_airway.io.files import atomic_path, digest_of, main_line, write_json
-from nnunetv2_airway.training.checkpoints import require_whole
 
 CONFIGURATION, FOLD = "3d_fullres", "fold_0"
 PATCH = (128, 128, 128)
 """Of all of them."""
+UNCHANGED = "no_resampling_hack"
+"""nnU-Net's function that leaves a CT on its own grid."""
 PUBLISHED = "airway_published"
 """Key in the plans: what an imported model was made of, and how its windows are laid."""
 NO_IMPORT = (
     "{file} is a checkpoint of nnU-Net, which needs no import: give -m the folder that holds plans.json, dataset.json "
     "and the folds, two levels above"
 )
-LISTED = 12
+LISTED = 6
 """Differences that an error names."""
 
 
@@ -153,12 +154,12 @@ def read_published(file: Path) -> dict[str, torch.Tensor]:
         UserError: it is no checkpoint, is damaged, holds other things than tensors, or is one of nnU-Net's.
     """
     if not file.is_file():
-        raise UserError(f"there is no file {file}")
+        raise UserError(f"{file} is a folder, a file is needed" if file.is_dir() else f"there is no file {file}")
     with file.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"
     try:
-        if is_zip:
-            require_whole(file)
+        if is_zip and zipfile.ZipFile(file).testzip():
+            raise ValueError("its checksums are wrong, it is damaged")
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if is_zip and _is_of_nnunet(file):
@@ -168,7 +169,7 @@ def read_published(file: Path) -> dict[str, torch.Tensor]:
             f'from, keep its tensors alone: torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW) '
             f"({main_line(error)[:120]})"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} cannot be read as a checkpoint, fetch it again: {main_line(error)[:200]}") from error
     if isinstance(checkpoint, Mapping) and "network_weights" in checkpoint:
         raise UserError(NO_IMPORT.format(file=file))
@@ -228,7 +229,6 @@ def is_imported(model: Path) -> bool:
 def _plans(file: Path, kind: Kind, windows: tuple[str, ...]) -> dict:
     """Plans that leave a CT as it is: its own grid, in HU."""
     network = type(kind.build())
-    unchanged = "no_resampling_hack"
     return {
         "dataset_name": "Published",
         "plans_name": "Published",
@@ -256,7 +256,7 @@ def _plans(file: Path, kind: Kind, windows: tuple[str, ...]) -> dict:
                 "spacing": [1.0, 1.0, 1.0],
                 "normalization_schemes": ["NoNormalization"],
                 "use_mask_for_norm": [False],
-                **{f"resampling_fn_{what}": unchanged for what in ("data", "seg", "probabilities")},
+                **{f"resampling_fn_{what}": UNCHANGED for what in ("data", "seg", "probabilities")},
                 **{f"resampling_fn_{what}_kwargs": {} for what in ("data", "seg", "probabilities")},
                 "architecture": {
                     "network_class_name": f"{network.__module__}.{network.__qualname__}",

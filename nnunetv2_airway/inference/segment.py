@@ -20,6 +20,7 @@ from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.images import Grid, orientation
 from nnunetv2_airway.tree.centerline import checked_spacing
 from nnunetv2_airway.tree.components import bounding_box, largest_component
+from nnunetv2_airway.tree.parse import parse_tree
 
 MARGIN = 10.0
 """Of the lungs' box, in mm."""
@@ -58,7 +59,10 @@ def segment(
         predictor = load_predictor(find_model(Path(model)), settings or Settings(device=device))
     elif settings is not None:
         raise UserError("a predictor has settings of its own, leave out settings")
-    hu, _ = to_hounsfield(sitk.GetArrayFromImage(image), None, lost=None, case="the CT")
+    try:
+        hu, _ = to_hounsfield(sitk.GetArrayFromImage(image), None, lost=None, case="")
+    except UserError as error:
+        raise UserError(f"{error} (where a --scale SLOPE INTERCEPT is named: ct = SLOPE * ct + INTERCEPT)") from error
     image = Grid.of(image).image(hu)
     box, lungs, _ = region(image, None, margin=MARGIN)
     if (problem := why_no_chest(image, box, lungs)) and not accept:
@@ -92,6 +96,14 @@ LARGEST = 250.0
 """Volume in ml that no airway tree exceeds."""
 SMALLEST = 0.5
 """Volume in ml below which nothing is an airway tree, a newborn's included."""
+FORK = 3
+"""Branches of a tree that forks once."""
+FEW = 10.0
+"""Volume in ml below which a tree is looked at for forks."""
+LEFT_OUT = 1.0
+"""Volume in ml of a piece that is missed in a tree."""
+REACH = 0.2
+"""Of the half of the lungs' box, how far airways reach into each lung at least."""
 WIDEST = 18.0
 """Radius in mm of a ball that fits into no airway, an enlarged trachea included."""
 
@@ -103,13 +115,15 @@ class Tree:
     Args:
         mask: (Z, Y, X) uint8, 1 in its largest connected piece, holes filled.
         problem: why it is no airway tree, empty where it may be one.
-        left_out: volume in ml of the largest piece that does not hang on it.
+        doubts: what should be looked at, in sentences.
+        spacing: (z, y, x) in mm of the grid on which the model worked.
         windows: how many the CT had, and how many were predicted since they hold air.
     """
 
     mask: np.ndarray
     problem: str
-    left_out: float
+    doubts: list[str]
+    spacing: tuple[float, ...]
     windows: tuple[int, int]
 
 
@@ -127,7 +141,7 @@ def why_no_chest(ct: sitk.Image, box: Box, lungs: str) -> str:
     if lungs == "found" and height < LOWEST * width:
         return (
             f"what is seen of the lungs is {height:.0f} mm high and {width:.0f} mm wide: a CT of the whole chest is "
-            f"needed. --no-lung-box looks for airways all the same"
+            f"needed"
         )
     return ""
 
@@ -154,10 +168,35 @@ def find_tree(ct: sitk.Image, box: Box, predictor: AirwayPredictor, grid: Sequen
     mask = np.zeros(ct.GetSize()[::-1], np.uint8)
     mask[box] = sitk.GetArrayViewFromImage(found)
     tree = keep_airway_tree(mask)
-    mask[tree > 0] = 0
-    left_out = np.count_nonzero(largest_component(mask, connectivity=26))
-    volume = left_out * float(np.prod(ct.GetSpacing())) / 1000
-    return Tree(tree, why_no_tree(tree, ct.GetSpacing()[::-1]), volume, predictor.windows)
+    problem = why_no_tree(tree, ct.GetSpacing()[::-1])
+    doubts = [] if problem else [*_left_out(mask, tree, ct), *_one_sided(tree, ct, box)]
+    return Tree(tree, problem, doubts, predictor.spacing, predictor.windows)
+
+
+def _left_out(mask: np.ndarray, tree: np.ndarray, ct: sitk.Image) -> list[str]:
+    """Say so where a large piece of what a model found does not hang on the tree."""
+    piece = np.count_nonzero(largest_component(np.where(tree > 0, 0, mask), connectivity=26))
+    volume = piece * np.prod(ct.GetSpacing()) / 1000
+    if volume <= LEFT_OUT:
+        return []
+    return [
+        f"a piece of {volume:.1f} ml does not hang on the tree and was left out: a bronchus may be closed, or was not "
+        f"recognised"
+    ]
+
+
+def _one_sided(tree: np.ndarray, ct: sitk.Image, box: Box) -> list[str]:
+    """Say so where one half of the lungs' box holds hardly any of the tree."""
+    axis, towards = next((2 - k, letter) for k, letter in enumerate(orientation(ct)) if letter in "LR")
+    found = bounding_box(tree > 0)[axis]
+    half = (box[axis].stop - box[axis].start) / 2
+    middle = box[axis].start + half
+    reached = {"right": middle - found.start, "left": found.stop - middle}
+    if towards == "R":
+        reached = dict(zip(reached, reversed(reached.values()), strict=True))
+    return [
+        f"there are hardly any airways in the {side} lung" for side, voxels in reached.items() if voxels < REACH * half
+    ]
 
 
 def why_no_tree(mask: np.ndarray, spacing: Sequence[float]) -> str:
@@ -176,6 +215,8 @@ def why_no_tree(mask: np.ndarray, spacing: Sequence[float]) -> str:
         return f"the model found only {volume:.2f} ml, which is no airway tree"
     if volume > LARGEST:
         return f"what the model found has {volume:.0f} ml: it has leaked, no airway tree has more than {LARGEST:.0f}"
+    if volume < FEW and parse_tree(mask).num_branches < FORK:
+        return f"what the model found, {volume:.1f} ml, has no fork, so it is no airway tree"
     widest = distance_transform_edt(inside, spacing).max()
     if widest > WIDEST:
         return (

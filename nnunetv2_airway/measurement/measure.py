@@ -21,7 +21,7 @@ EVEN = 1.25
 """Longest side of a voxel over its shortest up to which a mask is measured on its own grid."""
 LONGEST_TRACHEA = 140.0
 """In mm, up to the larynx."""
-AS_WIDE = 0.92
+AS_WIDE = 0.97
 """Diameter of a branch, in units of its parents', from which on it may be a part of one of these."""
 RIM = 2
 """Voxels around the airways of the part that is measured."""
@@ -176,9 +176,11 @@ def _doubts(branches: Sequence[BranchMeasures]) -> list[str]:
     if len(main) != 2:
         doubts.append(f"the trachea has {len(main)} {'child' if len(main) == 1 else 'children'}, not 2")
     if width(main) > AS_WIDE * width(trachea):
-        doubts.append("a branch of generation 1 is as wide as the trachea")
+        doubts.append(f"a branch of generation 1 is {width(main):.1f} mm wide, the trachea {width(trachea):.1f} mm")
     if width(lobar) > AS_WIDE * width(main):
-        doubts.append("a branch of generation 2 is as wide as the main bronchi")
+        doubts.append(
+            f"a branch of generation 2 is {width(lobar):.1f} mm wide, the main bronchi at most {width(main):.1f} mm"
+        )
     return doubts
 
 

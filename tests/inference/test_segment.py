@@ -8,12 +8,17 @@ import SimpleITK as sitk
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_airway import segment
+from nnunetv2_airway.conversion.region import region
 from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
-from nnunetv2_airway.inference.segment import why_no_tree
+from nnunetv2_airway.inference.segment import find_tree, why_no_tree
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.images import Grid
 
 SPACING = (3.0, 2.3, 2.1)
+STORED = ("LPS", "RAS", "SRP")
+DIRECTIONS = {
+    letters: sitk.DICOMOrient(sitk.Image(4, 5, 6, sitk.sitkUInt8), letters).GetDirection() for letters in STORED
+}
 
 
 @pytest.mark.usefixtures("finds_trachea")
@@ -59,7 +64,7 @@ def test_what_is_no_ct_of_the_chest(ct, model):
         segment(ct[:22], model, SPACING)  # the belly
     with pytest.raises(UserError, match=r"mm high and .* mm wide: a CT of the whole chest is needed"):
         segment(ct[:38], model, SPACING)
-    with pytest.raises(UserError, match="the CT"):
+    with pytest.raises(UserError, match=r"--scale 1 -1024 .*: ct = SLOPE \* ct \+ INTERCEPT"):
         segment((ct + 1024).astype(np.int16), model, SPACING)  # not in HU
 
 
@@ -115,11 +120,37 @@ def ball(radius: float, spacing=(2.0, 1.0, 1.5)) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("radius", "words"), [(3.0, "found only 0.1"), (15.0, ""), (20.0, "a ball of [34]. mm fits"), (45.0, "has 3.. ml")]
+    ("radius", "words"), [(3.0, "found only 0.1"), (17.0, ""), (20.0, "a ball of [34]. mm fits"), (45.0, "has 3.. ml")]
 )
 def test_sizes_of_trees(radius, words):
     said = why_no_tree(ball(radius), (2.0, 1.0, 1.5))
     assert re.search(words, said) if words else not said
+
+
+def test_what_has_no_fork_is_no_tree():
+    mask = np.zeros((30, 20, 20), np.uint8)
+    mask[2:28, 8:12, 8:12] = 1
+    assert "has no fork" in why_no_tree(mask, (2.0, 1.5, 1.0))
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_a_lung_without_airways_is_pointed_out(stored, ct, model, monkeypatch):
+    """The CT is turned first; the model finds what lies to the patient's right."""
+
+    def right(self, hu, spacing, grid):
+        found = np.zeros(hu.shape, np.uint8)
+        image = Grid(spacing[::-1], (0.0,) * 3, DIRECTIONS[stored]).image(found)
+        upright = sitk.DICOMOrient(image, "LPS")
+        upright[20:62, 40:50, 20:40] = 1
+        return sitk.GetArrayFromImage(sitk.DICOMOrient(upright, stored))
+
+    monkeypatch.setattr(AirwayPredictor, "segment_ct", right)
+    image = sitk.GetImageFromArray(ct)
+    image.SetSpacing(SPACING[::-1])
+    image = sitk.DICOMOrient(image, stored)
+    box, _, _ = region(image, None, margin=10.0)
+    tree = find_tree(image, box, load_predictor(model, Settings()))
+    assert tree.doubts == ["there are hardly any airways in the left lung"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The page of masks that were measured."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -35,7 +35,13 @@ SHOWN = {
 
 
 def make_measured_page(
-    measurement: Path, *, cases: Collection[str] | None = None, ct: Path | None = None, processes: int = 2
+    measurement: Path,
+    *,
+    cases: Collection[str] | None = None,
+    ct: Path | None = None,
+    about: str = "",
+    warnings: Sequence[str] = (),
+    processes: int = 2,
 ) -> str:
     """Write the page of masks that were measured.
 
@@ -44,6 +50,8 @@ def make_measured_page(
         cases: to show; by default all that were measured into it.
         ct: folder of their CTs, named like the cases, with or without nnU-Net's ``_0000``; by default those with which
             they were measured.
+        about: a sentence on where the masks come from.
+        warnings: what else should be known.
         processes: cases worked on at once; each takes about 2 GB for a CT of 512 x 512 x 400.
 
     Returns:
@@ -73,10 +81,14 @@ def make_measured_page(
         scenes=list(map(script, scenes.values())),
         title=f"Airway trees: {measurement.resolve().name}",
         models=[],
+        about=about,
         warnings=[
-            f"{name}: {'; '.join(summary['doubts'])}: generations may be counted wrongly"
-            for name, summary in summaries.items()
-            if summary["doubts"]
+            *warnings,
+            *(
+                f"{name}: {'; '.join(summary['doubts'])}: generations may be counted wrongly"
+                for name, summary in summaries.items()
+                if summary["doubts"]
+            ),
         ],
         cases=[{"name": name, "cells": rows[name]} for name in records],
         columns=columns,
