@@ -34,20 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _import(args: argparse.Namespace) -> None:
     # late, so that -h answers at once
-    from nnunetv2_airway.hounsfield import WINDOWS
-    from nnunetv2_airway.inference.published import FOLD, import_published
+    from nnunetv2_airway.inference.published import FOLD, import_published, what_was_imported
 
-    imported = import_published(args.i, args.o, window=args.window and tuple(args.window))
-    ranges = ", ".join(f"{WINDOWS[name].lower:g} to {WINDOWS[name].upper:g}" for name in imported.windows)
-    print(f"{args.i}: {imported.kind.name}; licence: {imported.kind.licence}")
-    print(f"Its input is {ranges} HU" + ("" if args.window or not imported.is_assumed else _ASSUMED))
-    print(f"wrote {args.o}. Use it with")
+    trainer = import_published(args.i, args.o, window=args.window and tuple(args.window))
+    print(what_was_imported(args.o))
+    print(f"wrote {args.o}. Use it with (CTs are prepared by nnUNetv2_airway_convert folder --images-only)")
     print(f"  nnUNetv2_airway_segment -i CT -o OUT -m {args.o}")
-    print(f"  nnUNetv2_predict_from_modelfolder -i CTS -o OUT -m {args.o} -f 0")
+    print(f"  nnUNetv2_predict_from_modelfolder -i PREPARED_CTS -o OUT -m {args.o} -f 0")
     print(
-        f"  nnUNetv2_train DATASET 3d_fullres 0 -tr {imported.trainer} "
+        f"  nnUNetv2_train DATASET 3d_fullres 0 -tr {trainer} "
         f"-pretrained_weights {args.o / FOLD / 'checkpoint_final.pth'}"
     )
-
-
-_ASSUMED = ": assumed, for the file does not say; --window chooses another"

@@ -127,6 +127,7 @@ def _segment(args: argparse.Namespace) -> None:
     from nnunetv2_airway.inference.folder import segment_cases
     from nnunetv2_airway.inference.models import find_model
     from nnunetv2_airway.inference.predictor import Settings, keep_freed_memory
+    from nnunetv2_airway.inference.published import what_was_imported
 
     keep_freed_memory()
     if args.dicom_seg:
@@ -138,9 +139,12 @@ def _segment(args: argparse.Namespace) -> None:
         step_size=args.step_size,
         mirroring=not args.disable_tta,
     )
+    model = find_model(args.m, window=args.window and tuple(args.window))
+    if imported := what_was_imported(model):
+        print(imported)
     found = segment_cases(
         cases,
-        find_model(args.m, window=args.window and tuple(args.window)),
+        model,
         args.o,
         lambda case: Options(
             margin=args.lung_box,

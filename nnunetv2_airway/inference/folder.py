@@ -38,7 +38,7 @@ class Segmentation:
         failed: what went wrong in each other.
         cts: the record of each CT that was read, see ``convert_case``.
         output: folder of the trees.
-        model: name of the model's folder.
+        model: its name.
         ending: of their files.
     """
 
@@ -79,7 +79,7 @@ def segment_cases(
     options: Callable[[str], Options],
     *,
     settings: Settings,
-    model_name: str = "",
+    model_name: str,
     grid: Sequence[float] | None = None,
     ending: str = ".nii.gz",
     dicom_seg: bool = False,
@@ -92,7 +92,7 @@ def segment_cases(
     Args:
         cases: their files; see ``conversion.any_folder.find_cases``.
         model: nnU-Net model folder.
-        model_name: what to call it in the results; by default the folder's name.
+        model_name: what to call it in the results.
         output: folder for the trees; the CTs, in HU and cut to the lungs' box, are written to ``cts`` in it.
         options: for reading a case, by its name.
         settings: of the prediction.
@@ -121,7 +121,7 @@ def segment_cases(
         "model": _fingerprint(model, predictor, settings),
         "grid": None if grid is None else list(grid),
     }
-    found = Segmentation({}, {}, {}, output, model_name or model.name, ending)
+    found = Segmentation({}, {}, {}, output, model_name, ending)
     with alone_in(output) if parts == 1 else nullcontext():
         work = {case.name: (case, options(case.name), target) for case in chosen}
         # CTs are read in other processes, while one that has been read is segmented here

@@ -5,6 +5,7 @@ entry to ATM'22, of the ATM'22 organisers' baseline, and of Zheng 2021. nnU-Net 
 averages logits; Tang's own script leaves it in training mode, so that its dropout acts and each run gives another tree.
 """
 
+import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -85,21 +86,7 @@ KINDS = (
 )
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What has become of a file: the kind of its network, the windows, and whether there was a choice of these."""
-
-    kind: Kind
-    windows: tuple[str, ...]
-    trainer: str
-
-    @property
-    def is_assumed(self) -> bool:
-        """Whether other windows would fit, too."""
-        return len(self.kind.trainers) > 1
-
-
-def import_published(file: Path, model: Path, *, window: tuple[float, float] | None = None) -> Imported:
+def import_published(file: Path, model: Path, *, window: tuple[float, float] | None = None) -> str:
     """Make an nnU-Net model folder of a published checkpoint.
 
     Args:
@@ -108,7 +95,7 @@ def import_published(file: Path, model: Path, *, window: tuple[float, float] | N
         window: HU range of its input, where the file's kind leaves a choice.
 
     Returns:
-        What was found.
+        Name of the trainer that has this network.
 
     Raises:
         UserError: the file is no such checkpoint or fits no known network, the window does not, or the folder holds
@@ -143,8 +130,21 @@ def import_published(file: Path, model: Path, *, window: tuple[float, float] | N
             "licence": kind.licence,
         },
     )
-    write_json(model / "plans.json", _plans(file, kind, windows))  # last: it says that the folder is whole
-    return Imported(kind, windows, trainer)
+    assumed = window is None and len(kind.trainers) > 1
+    write_json(model / "plans.json", _plans(file, kind, windows, assumed))  # last: it says that the folder is whole
+    return trainer
+
+
+def what_was_imported(model: Path) -> str:
+    """Say what a published file is taken for; empty for a model that was not imported."""
+    about = (
+        json.loads((model / "plans.json").read_text(encoding="utf-8")).get(PUBLISHED) if is_imported(model) else None
+    )
+    if about is None:
+        return ""
+    ranges = ", ".join(f"{WINDOWS[name].lower:g} to {WINDOWS[name].upper:g}" for name in about["windows"])
+    assumed = ": assumed, for the file does not say; --window chooses another" if about["assumed"] else ""
+    return f"{about['file']}: {about['network']}; licence: {about['licence']}\nIts input is {ranges} HU{assumed}"
 
 
 def read_published(file: Path) -> dict[str, torch.Tensor]:
@@ -226,7 +226,7 @@ def is_imported(model: Path) -> bool:
     return plans.is_file() and f'"{PUBLISHED}"' in plans.read_text(encoding="utf-8")
 
 
-def _plans(file: Path, kind: Kind, windows: tuple[str, ...]) -> dict:
+def _plans(file: Path, kind: Kind, windows: tuple[str, ...], assumed: bool) -> dict:
     """Plans that leave a CT as it is: its own grid, in HU."""
     network = type(kind.build())
     return {
@@ -243,6 +243,7 @@ def _plans(file: Path, kind: Kind, windows: tuple[str, ...]) -> dict:
             "digest": digest_of(file),
             "network": kind.name,
             "windows": list(windows),
+            "assumed": assumed,
             "licence": kind.licence,
             "gaussian": kind.gaussian,
         },

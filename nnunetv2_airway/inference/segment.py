@@ -24,6 +24,22 @@ from nnunetv2_airway.tree.parse import parse_tree
 
 MARGIN = 10.0
 """Of the lungs' box, in mm."""
+LOWEST = 0.3
+"""Height of a lungs' box, in units of its width, below which a CT is none of the chest."""
+LARGEST = 250.0
+"""Volume in ml that no airway tree exceeds."""
+SMALLEST = 0.5
+"""Volume in ml below which nothing is an airway tree, a newborn's included."""
+FORK = 3
+"""Branches of a tree that forks once."""
+FEW = 10.0
+"""Volume in ml below which a tree is looked at for forks."""
+LEFT_OUT = 1.0
+"""Volume in ml of a piece that is missed in a tree."""
+REACH = 0.2
+"""Of the half of the lungs' box, how far airways reach into each lung at least."""
+WIDEST = 18.0
+"""Radius in mm of a ball that fits into no airway, an enlarged trachea included."""
 
 
 def segment(
@@ -88,24 +104,6 @@ def _as_image(ct: np.ndarray | sitk.Image, spacing: Sequence[float] | None) -> s
         raise UserError("an array needs spacing=(z, y, x) in mm")
     sides = tuple(float(side) for side in checked_spacing(spacing))[::-1]
     return Grid(sides, (0.0,) * 3, tuple(np.eye(3).ravel())).image(ct)
-
-
-LOWEST = 0.3
-"""Height of a lungs' box, in units of its width, below which a CT is none of the chest."""
-LARGEST = 250.0
-"""Volume in ml that no airway tree exceeds."""
-SMALLEST = 0.5
-"""Volume in ml below which nothing is an airway tree, a newborn's included."""
-FORK = 3
-"""Branches of a tree that forks once."""
-FEW = 10.0
-"""Volume in ml below which a tree is looked at for forks."""
-LEFT_OUT = 1.0
-"""Volume in ml of a piece that is missed in a tree."""
-REACH = 0.2
-"""Of the half of the lungs' box, how far airways reach into each lung at least."""
-WIDEST = 18.0
-"""Radius in mm of a ball that fits into no airway, an enlarged trachea included."""
 
 
 @dataclass(frozen=True)

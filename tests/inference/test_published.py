@@ -47,8 +47,9 @@ def small(monkeypatch):
 def test_nnunets_predictor_runs_them(name, tmp_path):
     kind, network, wrap = FILES[name]
     torch.save(wrap(network), tmp_path / "file.ckpt")
-    imported = import_published(tmp_path / "file.ckpt", tmp_path / "model")
-    assert imported.kind is kind
+    import_published(tmp_path / "file.ckpt", tmp_path / "model")
+    about = json.loads((tmp_path / "model" / "plans.json").read_text())[published.PUBLISHED]
+    assert about["network"] == kind.name and about["assumed"] == (name == "zheng")
     predictor = nnUNetPredictor(use_gaussian=False, use_mirroring=True, device=torch.device("cpu"))
     predictor.initialize_from_trained_model_folder(str(tmp_path / "model"), None)
     hu = np.random.default_rng(0).uniform(-1100, 700, (1, 20, 26, 34)).astype(np.float32)
@@ -56,7 +57,7 @@ def test_nnunets_predictor_runs_them(name, tmp_path):
     assert probabilities.shape == (2, 20, 26, 34)  # no resampling
 
     # the same by hand: every window with its channels, and the mean of their logits
-    windows = [published.WINDOWS[window] for window in imported.windows]
+    windows = [published.WINDOWS[window] for window in about["windows"]]
     channels = [((hu - w.lower) / (w.upper - w.lower)).clip(0, 1) for w in windows]
     x = torch.from_numpy(np.concatenate(channels))[None]
     total, count = torch.zeros(20, 26, 34), torch.zeros(20, 26, 34)
@@ -85,8 +86,7 @@ def test_the_trainers_named_have_these_windows_and_networks(kind):
 def test_fine_tuning_starts_from_them(name, tmp_path):
     _, network, wrap = FILES[name]
     torch.save(wrap(network), tmp_path / "file.pth")
-    imported = import_published(tmp_path / "file.pth", tmp_path / "model")
-    trainer = getattr(airway_trainers, imported.trainer)
+    trainer = getattr(airway_trainers, import_published(tmp_path / "file.pth", tmp_path / "model"))
     body = trainer.network.build(None, None, len(trainer.windows), True)
     own = AirwayNetwork(HounsfieldInput(trainer.windows), body, 2)
     load_pretrained_weights(own, tmp_path / "model" / "fold_0" / "checkpoint_final.pth")
