@@ -178,8 +178,8 @@ def _left_out(mask: np.ndarray, tree: np.ndarray, ct: sitk.Image) -> list[str]:
     if volume <= LEFT_OUT:
         return []
     return [
-        f"a piece of {volume:.1f} ml does not hang on the tree and was left out: a bronchus may be closed, or was not "
-        f"recognised"
+        f"a piece of {volume:.1f} ml does not hang on the tree and was left out: look whether a part of the airways is "
+        f"missing; gas in stomach or bowel may also be taken for airways"
     ]
 
 
