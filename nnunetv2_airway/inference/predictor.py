@@ -165,13 +165,14 @@ class AirwayPredictor(nnUNetPredictor):
         self.windows = (len(slicers), len(kept))
         with progress_bar(description="windows", unit="window", total=len(kept)) as self._bar:
             logits = super()._internal_predict_sliding_window_return_logits(data, kept, do_on_device)
-        seen = torch.zeros(data.shape[1:], dtype=torch.bool, device=logits.device)
-        for _, *window in kept:
-            seen[tuple(window)] = True
-        background = torch.full((len(logits), 1, 1, 1), BACKGROUND, dtype=logits.dtype, device=logits.device)
-        if not self.label_manager.has_regions:
-            background[0] = 0
-        logits = torch.where(seen, logits, background)  # where no window has been, nnU-Net divides 0 by 0
+        if len(kept) < len(slicers):  # where no window has been, nnU-Net divides 0 by 0
+            seen = torch.zeros(data.shape[1:], dtype=torch.bool, device=logits.device)
+            for _, *window in kept:
+                seen[tuple(window)] = True
+            background = torch.full((len(logits), 1, 1, 1), BACKGROUND, dtype=logits.dtype, device=logits.device)
+            if not self.label_manager.has_regions:
+                background[0] = 0
+            logits = torch.where(seen, logits, background)
         if logits.isnan().any():
             raise UserError(
                 "the model gives values that are no numbers: its training has failed, or the file is damaged"
