@@ -106,7 +106,7 @@ setup(
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",
             "nnUNetv2_airway_demo = nnunetv2_airway.cli.demo:main",
             "nnUNetv2_airway_evaluate = nnunetv2_airway.cli.evaluate:main",
-            "nnUNetv2_airway_import = nnunetv2_airway.cli.import_:main",
+            "nnUNetv2_airway_import = nnunetv2_airway.cli.import_model:main",
             "nnUNetv2_airway_measure = nnunetv2_airway.cli.measure:main",
             "nnUNetv2_airway_phantom = nnunetv2_airway.cli.phantom:main",
             "nnUNetv2_airway_postprocess = nnunetv2_airway.cli.postprocess:main",

@@ -130,7 +130,7 @@ def prepare_environment(work: Path, device: str) -> dict[str, str]:
               if point.name.startswith("nnUNetv2_")}  # fmt: skip
     own = Path(cli.__file__).parent.glob("*.py")
     for file in (file for file in own if "def main(" in file.read_text(encoding="utf-8")):
-        places[f"nnUNetv2_airway_{file.stem}"] = (f"nnunetv2_airway.cli.{file.stem}", "main")
+        places[f"nnUNetv2_airway_{file.stem.removesuffix('_model')}"] = (f"nnunetv2_airway.cli.{file.stem}", "main")
     for name, (module, function) in places.items():
         lines = f"#!{sys.executable}\nfrom {module} import {function}\nif __name__ == '__main__':\n    {function}()\n"
         (commands / name).write_text(lines, encoding="utf-8")

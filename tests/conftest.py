@@ -19,7 +19,7 @@ pytest_plugins = [
 ]
 
 ROOT = Path(__file__).parent.parent
-LONGEST = ("test_end_to_end", "test_features", "test_phased_trainer")
+LONGEST = ("test_end_to_end", "test_features", "test_phased_trainer", "test_segment")
 
 
 def shared_folder(name: str, what: str) -> Path:

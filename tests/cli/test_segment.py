@@ -18,9 +18,18 @@ from nnunetv2_airway.inference import folder as folder_module
 from nnunetv2_airway.inference.predictor import AirwayPredictor
 from nnunetv2_airway.io.images import Grid
 from nnunetv2_airway.measurement import case as case_module
+from nnunetv2_airway.measurement import folder as measurement_folder
+from nnunetv2_airway.report.page import measured
 from nnunetv2_airway.report.page.measured import make_measured_page
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
+RECORD = {
+    "summary": {
+        "volume_ml": 1.0, "total_length_mm": 1.0, "branches": 1, "ends": 1, "deepest_generation": 1, "pieces": 1,
+        "outside_largest_piece_percent": 0.0, "doubts": [],
+    },
+    "lumen_hu": None,
+}  # fmt: skip
 GRID = Grid((2.1, 2.3, 3.0), (-195.0, -130.0, -1200.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
 
@@ -28,6 +37,17 @@ GRID = Grid((2.1, 2.3, 3.0), (-195.0, -130.0, -1200.0), (1.0, 0.0, 0.0, 0.0, 1.0
 def quick(monkeypatch):
     """Draw no pictures of branches, which takes most of the time of a small tree."""
     monkeypatch.setattr(case_module, "draw_generations", lambda file, *args, **options: file.touch())
+
+
+@pytest.fixture
+def without_page(monkeypatch):
+    """Measure no branches and write an empty page, for what is not about them."""
+    monkeypatch.setattr(measured, "make_measured_page", lambda *args, **options: "")
+
+    def measure(files, *args, **options):
+        return measurement_folder.Measurement(dict.fromkeys(files, RECORD), {}, [])
+
+    monkeypatch.setattr(measurement_folder, "measure_masks", measure)
 
 
 @pytest.fixture
@@ -125,20 +145,23 @@ def test_disable_tta_does_so(option, cts, run, tmp_path, monkeypatch):
     assert seen[0].mirroring == (not option)
 
 
-@pytest.mark.parametrize("change", ["grid", "mirroring", "checkpoint", "plans"])
-def test_other_models_and_settings_are_noticed(change, cts, predicted, run, tmp_path, model):
+@pytest.mark.usefixtures("without_page")
+def test_other_models_and_settings_are_noticed(cts, predicted, run, tmp_path, model):
     own = shutil.copytree(model, tmp_path / "own")
     line = ("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out")
     assert run(*line, model=own)[0] == 0
-    if change == "checkpoint":
-        file = own / "fold_0" / "checkpoint_final.pth"
-        torch.save({**torch.load(file, weights_only=False), "note": 1}, file)
-    if change == "plans":
-        (own / "plans.json").write_text((own / "plans.json").read_text() + "\n")
-    options = {"grid": ("--spacing", 3, 2, 2), "mirroring": ("--disable_tta",)}
-    assert run(*line, *options.get(change, ()), model=own)[0] == 0 and len(predicted) == 2
+    assert run(*line, "--disable_tta", model=own)[0] == 0 and len(predicted) == 2
+    assert run(*line, "--spacing", 3, 2, 2, model=own)[0] == 0 and len(predicted) == 3
+    assert run(*line, "--format", ".nrrd", model=own)[0] == 0 and len(predicted) == 4
+    assert {file.name for file in (tmp_path / "out").glob("chest.*")} == {"chest.nrrd"}
+    file = own / "fold_0" / "checkpoint_final.pth"
+    torch.save({**torch.load(file, weights_only=False), "note": 1}, file)
+    assert run(*line, "--format", ".nrrd", model=own)[0] == 0 and len(predicted) == 5
+    (own / "plans.json").write_text((own / "plans.json").read_text() + "\n")
+    assert run(*line, "--format", ".nrrd", model=own)[0] == 0 and len(predicted) == 6
 
 
+@pytest.mark.usefixtures("without_page")
 def test_a_header_that_has_been_mended_is_noticed(cts, predicted, run, tmp_path, ct, write):
     line = ("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out")
     assert run(*line)[0] == 0
@@ -148,6 +171,7 @@ def test_a_header_that_has_been_mended_is_noticed(cts, predicted, run, tmp_path,
     assert sitk.ReadImage(str(tmp_path / "out" / "chest.nii.gz")).GetOrigin() == (0, 0, 0)
 
 
+@pytest.mark.usefixtures("without_page")
 def test_files_of_others_are_not_replaced(cts, predicted, run, tmp_path):
     out = tmp_path / "out"
     line = ("-i", cts / "chest_0000.nii.gz", "-o", out)
@@ -166,12 +190,6 @@ def test_files_of_others_are_not_replaced(cts, predicted, run, tmp_path):
     assert code == 1 and "has been changed since" in said
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(out / "chest.nii.gz"))).sum() == 1
     assert (out / "chest.nrrd").read_bytes() == b"by hand, too"
-
-
-def test_another_format_replaces_the_first(cts, predicted, run, tmp_path):
-    line = ("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out")
-    assert run(*line)[0] == 0 and run(*line, "--format", ".nrrd")[0] == 0
-    assert not (tmp_path / "out" / "chest.nii.gz").exists() and (tmp_path / "out" / "chest.nrrd").is_file()
 
 
 @pytest.mark.usefixtures("predicted")
@@ -226,12 +244,18 @@ def test_a_lost_lung_is_pointed_out_and_pages_can_be_made_elsewhere(cts, run, tm
 
 
 def test_what_does_not_look_like_a_tree_is_no_result_unless_accepted(cts, run, tmp_path, monkeypatch):
-    """All of the lungs are called airway."""
-    monkeypatch.setattr(AirwayPredictor, "segment_ct", lambda self, hu, spacing, grid: (hu < -600).astype(np.uint8))
+    """A block of the lungs is called airway."""
+
+    def leak(self, hu, spacing, grid):
+        found = np.zeros(hu.shape, np.uint8)
+        found[20:35, 30:50, 40:62] = 1
+        return found
+
+    monkeypatch.setattr(AirwayPredictor, "segment_ct", leak)
     monkeypatch.setattr(AirwayPredictor, "spacing", GRID.spacing[::-1])
     line = ("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out")
     code, said = run(*line)
-    assert code == 1 and "chest: FAILED: what the model found has" in said and "it has leaked" in said
+    assert code == 1 and "chest: FAILED: what the model found has leaked: a ball of 4" in said
     assert not (tmp_path / "out" / "chest.nii.gz").exists()
     code, said = run(*line, "--accept", "chest")
     assert code == 0 and "WARNING: chest: what the model found has" in said
@@ -242,6 +266,7 @@ def test_what_does_not_look_like_a_tree_is_no_result_unless_accepted(cts, run, t
     assert "Not among" not in said and not (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("without_page")
 def test_dicom_with_a_segmentation_that_refers_to_it(ct, predicted, run, tmp_path, write_dicom):
     """Read back with pydicom alone: each frame lies where its source image does."""
     pytest.importorskip("highdicom")
@@ -276,6 +301,7 @@ def test_dicom_with_a_segmentation_that_refers_to_it(ct, predicted, run, tmp_pat
     assert run("-i", series, "-o", out, "-step_size", 1, "--dicom-seg")[0] == 0 and (out / "patient.dcm").is_file()
 
 
+@pytest.mark.usefixtures("without_page")
 def test_results_beside_the_ct(ct, predicted, run, tmp_path, write_dicom):
     tags = {"PatientID": "p1", "FrameOfReferenceUID": "1.2.3.4", "StudyID": "1"}
     write_dicom(tmp_path / "cts" / "patient", ct, GRID, **tags)
@@ -287,7 +313,7 @@ def test_results_beside_the_ct(ct, predicted, run, tmp_path, write_dicom):
         assert code == 0 and len(predicted) == 1, said
 
 
-@pytest.mark.usefixtures("predicted")
+@pytest.mark.usefixtures("predicted", "without_page")
 def test_dicom_seg_says_what_it_cannot_do(cts, run, tmp_path, ct, write_dicom):
     pytest.importorskip("highdicom")
     code, said = run("-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out", "--dicom-seg")

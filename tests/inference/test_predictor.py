@@ -29,10 +29,11 @@ def stock(model, hu: np.ndarray, spacing) -> np.ndarray:
 
 
 def test_without_windows_to_pass_over_it_is_nnunets_prediction(model, hu):
+    hu = hu[:, :40, :40]
     hu[::9, ::9, ::9] = -900
     predictor = load_predictor(model, Settings())
     found = predictor.segment_ct(hu, (1.0, 0.8, 0.7))
-    assert predictor.windows == (2 * 4 * 5, 2 * 4 * 5) and found.dtype == np.uint8
+    assert predictor.windows == (8, 8) and found.dtype == np.uint8
     assert np.array_equal(found, stock(model, hu, (1.0, 0.8, 0.7)))
 
 

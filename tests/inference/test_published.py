@@ -12,7 +12,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2_airway.architectures.airway_network import AirwayNetwork
 from nnunetv2_airway.architectures.baseline_unet import BaselineUNet
 from nnunetv2_airway.architectures.wingsnet import WingsNet
-from nnunetv2_airway.cli import import_ as command
+from nnunetv2_airway.cli import import_model as command
 from nnunetv2_airway.hounsfield import HounsfieldInput
 from nnunetv2_airway.inference import published
 from nnunetv2_airway.inference.published import KINDS, import_published

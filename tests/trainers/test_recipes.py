@@ -5,7 +5,7 @@ import pytest
 from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.nnunet_ext import airway_trainers
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
-from nnunetv2_airway.training.networks import PLANNED, WINGSNET
+from nnunetv2_airway.training.networks import BASELINE_UNET, PLANNED, WINGSNET
 from nnunetv2_airway.training.phased_trainer import PhasedTrainer
 
 ADAMW, SGD = (1e-4, 1e-2, None), (1e-2, 1e-4, 0.9)
@@ -30,6 +30,13 @@ AIRWAYS = {
     "WingsGUL": (WINGSNET, ZHENG, SGD, 15.0, GUL),
     "WingsGULRoot": (WINGSNET, ZHENG, SGD, 15.0, [*GUL[:2], (30, "root Tversky, alpha 0.2", "none", *GUL[2][3:])]),
     "GUL": (PLANNED, ZHENG, SGD, 15.0, GUL),
+    "WingsLIBPublished": (
+        WINGSNET, ("original", "tang_published"), ADAMW, None,
+        [LIB[0], *((n, "union with p^0.7", *row) for n, _, *row in LIB[1:])],
+    ),
+    "WingsGULPublished": (WINGSNET, ("zheng_published",), SGD, 15.0, GUL),
+    "WingsGULWide": (WINGSNET, ("zheng_wide",), SGD, 15.0, GUL),
+    "ATM22Baseline": (BASELINE_UNET, ("zheng_published",), ADAMW, None, LIB),
     "WingsBranchWeighted": (
         WINGSNET, TANG, ADAMW, None, [LIB[0], (50, "Dice", "inverse branch size", *LIB[1][3:])]
     ),
