@@ -153,7 +153,7 @@ def test_a_lung_without_airways_is_pointed_out(stored, ct, model, monkeypatch):
     assert tree.doubts == ["there are hardly any airways in the left lung"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_tree_agrees_with_the_published_one(real):
     """The ATM'22 organisers' baseline on a whole chest: 3 minutes on two CPU cores."""
     ct = sitk.ReadImage(str(real / "ct" / "LIDC-IDRI-0002.nii.gz"))
