@@ -37,7 +37,7 @@ def test_arrays_and_images_give_their_like(ct, model):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS")), tree)
 
 
-@pytest.mark.parametrize("stored", ["LPS", "SLP"])
+@pytest.mark.parametrize("stored", [pytest.param("LPS", marks=pytest.mark.slow), "SLP"])
 def test_models_that_turn_cts_see_them_turned(stored, ct, model, monkeypatch):
     """A model that calls airway the first voxels of each axis, as it sees them."""
 
@@ -133,7 +133,7 @@ def test_what_has_no_fork_is_no_tree():
     assert "has no fork" in why_no_tree(mask, (2.0, 1.5, 1.0))
 
 
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("stored", [pytest.param("LPS", marks=pytest.mark.slow), *STORED[1:]])
 def test_a_lung_without_airways_is_pointed_out(stored, ct, model, monkeypatch):
     """The CT is turned first; the model finds what lies to the patient's right."""
 
