@@ -54,10 +54,13 @@ class BaselineUNet(nn.Module):
 
     Args:
         in_channels: channels of the input.
+        deep_supervision: return the logits in a list, as networks of several outputs do; may be changed at any time by
+            the attribute of that name.
     """
 
-    def __init__(self, in_channels: int = 1):
+    def __init__(self, in_channels: int = 1, deep_supervision: bool = False):
         super().__init__()
+        self.deep_supervision = deep_supervision
         previous = in_channels
         for number, channels in enumerate(CHANNELS, 1):
             between = max(previous, channels // 2)
@@ -68,7 +71,7 @@ class BaselineUNet(nn.Module):
             previous = channels
         self.final_conv = nn.Conv3d(previous, 2, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Segment a patch.
 
         Args:
@@ -84,4 +87,5 @@ class BaselineUNet(nn.Module):
             skips.append(x)
         for number, skip in enumerate(skips[-2::-1], 1):
             x = getattr(self, f"DecoderLayer{number}")(torch.cat((skip, upsample(x, skip.shape[2:])), dim=1))
-        return self.final_conv(x)[:, 1:]
+        logits = self.final_conv(x)[:, 1:]
+        return [logits] if self.deep_supervision else logits

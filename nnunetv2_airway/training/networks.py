@@ -83,10 +83,10 @@ class BaselineUNetRow:
         return (baseline_unet.DOWNSAMPLING,) * 3
 
     def build(self, plans, configuration, channels, deep_supervision):  # noqa: D102, as in Network
-        return baseline_unet.BaselineUNet(channels)
+        return baseline_unet.BaselineUNet(channels, deep_supervision)
 
     def switch_deep_supervision(self, body, enabled):  # noqa: D102, as in Network
-        pass
+        body.deep_supervision = enabled
 
 
 WINGSNET = WingsNetRow()
