@@ -67,6 +67,7 @@ def test_evaluate_then_report(command, tmp_path):
     assert "mine (2 cases)" in result.stdout and "    {mine} & " in file.read_text()
 
 
+@pytest.mark.slow
 def test_evaluate_tells_by_its_exit_code_that_cases_are_missing(command, tmp_path):
     line = evaluation(tmp_path, {"a": 30, "b": 30}, {"a": 0})
     result = command(*line, "-np", "1", workspace=tmp_path)

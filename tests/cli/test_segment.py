@@ -209,6 +209,7 @@ def test_a_case_on_which_another_process_works_is_left_to_it(cts, run, tmp_path)
     assert code == 1 and "chest: FAILED: another process is segmenting it" in said
 
 
+@pytest.mark.slow
 def test_parts_of_a_job_array(cts, predicted, run, tmp_path):
     out = tmp_path / "out"
     for part in (0, 1, 2, 3):

@@ -169,6 +169,7 @@ def test_tubes_in_a_real_scan_whose_true_diameters_are_known(real, name):
     assert {diameter: abs(np.mean(each)) < 0.1 for diameter, each in errors.items()} == {6: True, 3: True, 2.5: True}
 
 
+@pytest.mark.slow
 def test_a_real_tree_has_the_diameters_of_the_literature(real):
     """Weibel 1963, generations 0 to 4: 18, 12.2, 8.3, 5.6, 4.5 mm; Chaste's subject 2: 13.7, 12.7, 10.3, 6.4, 4.1."""
     image = sitk.ReadImage(str(real / "trees" / "imalife.nii.gz"))
