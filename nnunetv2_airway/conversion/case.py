@@ -20,7 +20,7 @@ from nnunetv2_airway.conversion.dicom_volume import read_series
 from nnunetv2_airway.conversion.labels import check_label, read_label
 from nnunetv2_airway.conversion.layout import Case, walk
 from nnunetv2_airway.conversion.preview import BAD, GOOD, LOOK, draw_preview
-from nnunetv2_airway.conversion.region import region
+from nnunetv2_airway.conversion.region import MARGIN, region
 from nnunetv2_airway.conversion.units import to_hounsfield
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import read_record, write_record
@@ -28,8 +28,6 @@ from nnunetv2_airway.io.images import BODY, Grid, orientation, read_volume, writ
 
 FORMAT = 1
 """Another one has every case converted again."""
-MARGIN = 10.0
-"""Of the lung box, in mm."""
 RECORDS = "conversion"
 """Folder of records and pictures."""
 

@@ -7,6 +7,8 @@ from nnunetv2_airway.conversion.lungs import Box, lung_box, open_ends
 from nnunetv2_airway.io.images import Grid, orientation
 from nnunetv2_airway.tree.components import bounding_box
 
+MARGIN = 10.0
+"""Of the lung box, in mm, where nothing else is asked for."""
 FLATTEST = 0.5
 """Height of a lungs' box, divided by its width, below which a part of the lungs seems to be missing."""
 

@@ -238,7 +238,7 @@ def load_predictor(model: Path, settings: Settings) -> AirwayPredictor:
             allow_tqdm=False,
         )
         try:
-            saved = torch.load(file, map_location="cpu", weights_only=False)
+            saved = torch.load(file, map_location="cpu", weights_only=False, mmap=True)  # nnU-Net reads its tensors
             manager = PlansManager(plans)
             configuration = manager.get_configuration(saved["init_args"]["configuration"])
             _require_airways(str(model), manager, configuration, dataset)  # before its network is built

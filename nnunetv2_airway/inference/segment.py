@@ -11,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from scipy.ndimage import distance_transform_edt
 
 from nnunetv2_airway.conversion.lungs import Box
-from nnunetv2_airway.conversion.region import extent, region
+from nnunetv2_airway.conversion.region import MARGIN, extent, region
 from nnunetv2_airway.conversion.units import to_hounsfield
 from nnunetv2_airway.inference.models import find_model
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
@@ -22,8 +22,6 @@ from nnunetv2_airway.tree.centerline import checked_spacing
 from nnunetv2_airway.tree.components import bounding_box, largest_component
 from nnunetv2_airway.tree.parse import parse_tree
 
-MARGIN = 10.0
-"""Of the lungs' box, in mm."""
 LOWEST = 0.3
 """Height of a lungs' box, in units of its width, below which a CT is none of the chest."""
 LARGEST = 250.0
@@ -102,8 +100,7 @@ def _as_image(ct: np.ndarray | sitk.Image, spacing: Sequence[float] | None) -> s
         )
     if spacing is None:
         raise UserError("an array needs spacing=(z, y, x) in mm")
-    sides = tuple(float(side) for side in checked_spacing(spacing))[::-1]
-    return Grid(sides, (0.0,) * 3, tuple(np.eye(3).ravel())).image(ct)
+    return Grid.upright(checked_spacing(spacing)).image(ct)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Volumes and masks on disk, and whether two of them share one geometry."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -38,6 +38,11 @@ class Grid:
     def of(cls, image: sitk.Image) -> "Grid":
         """Take the grid of an image."""
         return cls(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @classmethod
+    def upright(cls, spacing: Sequence[float]) -> "Grid":
+        """Make the grid of an array without a place, upright as LPS, spacing (z, y, x) in mm."""
+        return cls(tuple(float(side) for side in spacing[::-1]), (0.0,) * 3, tuple(np.eye(3).ravel()))
 
     def image(self, array: np.ndarray) -> sitk.Image:
         """Make an image of an array (Z, Y, X)."""

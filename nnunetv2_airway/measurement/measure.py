@@ -105,8 +105,7 @@ def measure(mask: np.ndarray | sitk.Image, spacing: Sequence[float] | None = Non
     mask = np.asarray(mask)
     if mask.ndim != 3:
         raise UserError(f"an array with three axes (Z, Y, X) is needed, got shape {mask.shape}")
-    sides = tuple(float(side) for side in checked_spacing(spacing))[::-1]
-    grid = Grid(sides, (0.0,) * 3, tuple(np.eye(3).ravel()))
+    grid = Grid.upright(checked_spacing(spacing))
     return measure_image(grid.image((mask > 0).astype(np.uint8))).branches
 
 

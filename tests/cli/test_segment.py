@@ -73,20 +73,9 @@ def cts(tmp_path, ct, write):
 
 
 @pytest.fixture
-def run(capsys, model):
+def run(run_main, model):
     """The function that runs the command: (exit code, what it says)."""
-
-    def run(*line, model=model) -> tuple[int, str]:
-        code = 0
-        try:
-            command.main([*map(str, line), "-m", str(model), "-device", "cpu"])
-        except SystemExit as end:
-            code = 1 if isinstance(end.code, str) else end.code
-            print(end.code)
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run
+    return lambda *line, model=model: run_main(command.main, *line, "-m", model, "-device", "cpu")
 
 
 def rows(file) -> dict[str, dict]:

@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -94,25 +95,16 @@ def test_fine_tuning_starts_from_them(name, tmp_path):
         assert torch.equal(own.body.state_dict()[key], value)
 
 
-def run(capsys, *line) -> tuple[int, str]:
-    code = 0
-    try:
-        command.main(list(map(str, line)))
-    except SystemExit as end:
-        code = 1
-        print(end.code)
-    return code, capsys.readouterr().out
-
-
-def test_the_window_of_zheng_is_an_option(tmp_path, capsys):
+def test_the_window_of_zheng_is_an_option(tmp_path, run_main):
+    run = partial(run_main, command.main)
     torch.save(zheng_file(WingsNet(1)), tmp_path / "gul.ckpt")
-    code, said = run(capsys, "-i", tmp_path / "gul.ckpt", "-o", tmp_path / "model")
+    code, said = run("-i", tmp_path / "gul.ckpt", "-o", tmp_path / "model")
     assert code == 0 and "-1000 to 600 HU: assumed" in said and "none stated" in said
-    code, said = run(capsys, "-i", tmp_path / "gul.ckpt", "-o", tmp_path / "model", "--window", -1200, 600)
+    code, said = run("-i", tmp_path / "gul.ckpt", "-o", tmp_path / "model", "--window", -1200, 600)
     assert code == 0 and "-1200 to 600 HU" in said and "assumed" not in said and "nnUNetTrainerWingsGULWide" in said
     plans = json.loads((tmp_path / "model" / "plans.json").read_text())
     assert plans[published.PUBLISHED]["windows"] == ["zheng_wide"]
-    code, said = run(capsys, "-i", tmp_path / "gul.ckpt", "-o", tmp_path / "model", "--window", 0, 1)
+    code, said = run("-i", tmp_path / "gul.ckpt", "-o", tmp_path / "model", "--window", 0, 1)
     assert code == 1 and "is run with -1000 to 600 or -1000 to 400 or -1200 to 600 HU, got 0 to 1" in said
 
 

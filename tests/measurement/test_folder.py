@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,20 +33,9 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_main):
     """The function that runs the command: (exit code, what it says)."""
-
-    def run(*line) -> tuple[int, str]:
-        code = 0
-        try:
-            command.main(list(map(str, line)))
-        except SystemExit as end:
-            code = 1 if isinstance(end.code, str) else end.code
-            print(end.code)
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run
+    return partial(run_main, command.main)
 
 
 def rows(file) -> list[dict]:
