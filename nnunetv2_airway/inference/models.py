@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_airway import __version__
-from nnunetv2_airway.inference.published import import_published
+from nnunetv2_airway.inference.published import FORMAT, import_published
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import alone_in, digest_of, main_line
 
@@ -60,7 +59,7 @@ def _only_model(folder: Path) -> Path:
 
 def _cached(file: Path, make, window: tuple[float, float] | None = None) -> Path:
     """Give the folder that is made of a file, unless that was done before."""
-    cache = Path(torch.hub.get_dir()) / "nnunetv2_airway" / __version__  # another version may make another model of it
+    cache = Path(torch.hub.get_dir()) / "nnunetv2_airway" / FORMAT.replace(" ", "_")
     name = digest_of(file) + ("_{:g}_{:g}".format(*window) if window else "")
     if (cache / name).is_dir():  # which may be on a disk that cannot be written
         return cache / name

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nnunetv2_airway import __version__
 from nnunetv2_airway.architectures.baseline_unet import BaselineUNet
 from nnunetv2_airway.architectures.published import differences, published_tensors
 from nnunetv2_airway.architectures.wingsnet import WingsNet
@@ -22,6 +23,8 @@ from nnunetv2_airway.hounsfield import WINDOWS
 from nnunetv2_airway.io.errors import UserError, some
 from nnunetv2_airway.io.files import atomic_path, digest_of, main_line, write_json
 
+FORMAT = f"2 {__version__}"
+"""Of the model folders; one of another is made anew where it was made on the way."""
 CONFIGURATION, FOLD = "3d_fullres", "fold_0"
 PATCH = (128, 128, 128)
 """Of all of them."""

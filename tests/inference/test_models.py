@@ -4,15 +4,15 @@ import zipfile
 import pytest
 import torch
 
-from nnunetv2_airway import __version__
 from nnunetv2_airway.inference.models import find_model
+from nnunetv2_airway.inference.published import FORMAT
 from nnunetv2_airway.io.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
-    return tmp_path / "cache" / "nnunetv2_airway" / __version__
+    return tmp_path / "cache" / "nnunetv2_airway" / FORMAT.replace(" ", "_")
 
 
 @pytest.fixture
