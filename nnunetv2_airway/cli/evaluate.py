@@ -16,8 +16,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Define the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_airway_evaluate",
-        description="Evaluate predicted airway trees as the ATM'22 challenge does (tree length detected, branch "
-        "detected, Dice, precision), and beyond it: EXACT'09's figures, per airway diameter, generation and branch. "
+        description="Evaluate predicted airway trees as the challenges ATM'22 (tree length detected, branch detected, "
+        "Dice, precision), ATM'26 and AIIB23 do, and beyond them: EXACT'09's figures, per airway diameter, generation "
+        "and branch. "
         "Interrupted, the same command goes on where it stopped.",
     )
     parser.add_argument("-ref", type=Path, required=True, metavar="FOLDER", help="airway masks to compare with")
@@ -28,6 +29,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where to write summary.json, cases.csv, branches.csv, and a picture and a record of each case in cases/ "
         "(default: evaluation, in the folder of the predictions)",
+    )
+    parser.add_argument(
+        "--challenge",
+        choices=("atm22", "atm26", "aiib23"),
+        default="atm22",
+        help="whose figures the table in the terminal has; the files have all (default: %(default)s)",
     )
     parser.add_argument("-np", type=positive, default=2, metavar="N", help="cases worked on at once (default: 2)")
     parser.add_argument(
@@ -58,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     # late, so that -h answers at once
     from nnunetv2_airway.evaluation.folder import evaluate_folder
-    from nnunetv2_airway.evaluation.summary import is_empty, table
+    from nnunetv2_airway.evaluation.summary import CHALLENGES, is_empty, table
     from nnunetv2_airway.io.images import upright
 
     output = args.o or args.pred / "evaluation"
@@ -67,13 +74,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         earlier = sum("from_earlier" in record for record in evaluation.cases.values())
         if earlier:
             print(f"{earlier} of {len(evaluation.cases)} cases had been evaluated before and have not changed.")
-        print(f"\n{table(evaluation)}")
-        print(
-            "\nlength: share of the reference's centerline that lies in the prediction; branches: share of its branches"
-            "\nof which 80 % of the centerline does; leakage: what is predicted outside the reference, without trachea"
-            "\nand main bronchi (generation 1); pieces: connected components of the prediction. The lower table has the"
-            "\ncases' means for branches by their diameter."
-        )
+        challenge = CHALLENGES[args.challenge]
+        print(f"\n{table(evaluation, challenge)}\n\n{challenge.words}")
+        if challenge.more_words:
+            print(challenge.more_words)
     for case, record in evaluation.cases.items():
         metrics = record["metrics"]
         if not metrics["branches"]:
@@ -84,6 +88,11 @@ def _evaluate(args: argparse.Namespace) -> None:
             print(
                 f"{case}: WARNING: the prediction has hardly anything in common with the reference. Is it another CT's "
                 f"or flipped, or was something else kept as its largest component? See {output / 'cases' / case}.png"
+            )
+        if args.challenge == "atm26" and not record["same_geometry"]:
+            print(
+                f"{case}: WARNING: spacing, origin or direction of the prediction differ from the reference's by more "
+                f"than a 100 000th, for which ATM'26 refuses it: give it the geometry of its CT"
             )
         if record["reference_left_out"] > LEFT_OUT:
             print(

@@ -5,12 +5,13 @@ evaluation goes on where it stopped.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_airway.evaluation.challenges import challenge_figures, start_thinning
 from nnunetv2_airway.evaluation.metrics import Comparison, compare
 from nnunetv2_airway.evaluation.projections import draw_projections
 from nnunetv2_airway.io.errors import UserError
@@ -21,8 +22,10 @@ from nnunetv2_airway.tree.branches import measure_branches
 from nnunetv2_airway.tree.export import write_centerline, write_surface
 from nnunetv2_airway.tree.parse import AirwayTree, parse_tree
 
-FORMAT = f"3 {tree_store.FORMAT}"
+FORMAT = f"4 {tree_store.FORMAT}"
 """Another one has every case evaluated again."""
+SAME = 1e-5
+"""Share by which ATM'26 lets spacing, origin and direction of a prediction differ from its reference's."""
 TREES = "airway_trees"
 """Folder of the references' parsed trees in an evaluation."""
 
@@ -47,9 +50,10 @@ def evaluate_files(
 
     Returns:
         The record: both files, ``metrics`` as ``evaluate_case`` gives them with None for nan, ``branches``, each with
-        the share ``found`` of its centerline in percent and whether it is ``detected``, and ``reference_left_out``, the
-        share of the reference outside its largest component, and the ``orientation`` of both files; with
-        ``from_earlier`` if it was read. What it was made from is its ``fingerprint``.
+        the share ``found`` of its centerline in percent and whether it is ``detected``, ``reference_left_out``, the
+        share of the reference outside its largest component, the ``orientation`` of both files, and whether they have
+        the ``same_geometry`` to the digits that ATM'26 asks for; with ``from_earlier`` if it was read. What it was made
+        from is its ``fingerprint``.
 
     Raises:
         UserError: a file cannot be read or is no mask, or the geometries differ.
@@ -73,10 +77,11 @@ def evaluate_files(
     reference, prediction = read_mask(reference_file, airway), read_mask(prediction_file, airway)
     require_same_geometry(prediction, reference)
     spacing = reference.GetSpacing()[::-1]
-    mask = sitk.GetArrayViewFromImage(reference)
+    mask, predicted = sitk.GetArrayViewFromImage(reference), sitk.GetArrayViewFromImage(prediction)
+    lines = start_thinning(predicted, mask)
     tree = reference_tree(output, case, mask, fingerprint)
-    comparison = compare(sitk.GetArrayViewFromImage(prediction), tree, spacing)
-    metrics = comparison.figures()
+    comparison = compare(predicted, tree, spacing)
+    metrics = {**comparison.figures(), **challenge_figures(predicted, mask, tree, lines)}
     left_out = np.count_nonzero(mask) - np.count_nonzero(mask[tuple(tree.voxels.T)])
     _draw(picture, case, prediction, reference, tree, comparison, metrics)
     if export:
@@ -89,6 +94,10 @@ def evaluate_files(
             "branches": _branches(comparison),
             "reference_left_out": left_out / max(np.count_nonzero(mask), 1),
             "orientation": orientation(reference),
+            "same_geometry": all(
+                np.allclose(own, wanted, rtol=SAME)
+                for own, wanted in zip(astuple(Grid.of(prediction)), astuple(Grid.of(reference)), strict=True)
+            ),
             "fingerprint": fingerprint,
         }
     )

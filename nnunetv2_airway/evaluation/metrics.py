@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_airway.evaluation.challenges import DETECTED, challenge_figures, start_thinning
 from nnunetv2_airway.tree.branches import Branch, line_lengths, measure_branches, nearest_branch
 from nnunetv2_airway.tree.centerline import checked_spacing
-from nnunetv2_airway.tree.components import count_components, with_neighbours
+from nnunetv2_airway.tree.components import bounding_box, count_components, with_neighbours
 from nnunetv2_airway.tree.parse import AirwayTree, parse_tree
 
-DETECTED = 0.8
-"""Share of a branch's centerline that has to lie in the prediction (ATM'22)."""
 EXACT_LENGTH = 1.0
 """Length of a branch's centerline in mm that has to lie in the prediction (EXACT'09)."""
 DIAMETERS = {"0-2": (0, 2), "2-4": (2, 4), "4-8": (4, 8), ">8": (8, np.inf)}
@@ -159,7 +158,12 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
     >>> round(figures["tree_length_detected"], 1), figures["branch_detected"], figures["precision"]
     (83.3, 100.0, 100.0)
     """
-    return compare(prediction, reference, spacing).figures()
+    is_tree = isinstance(reference, AirwayTree)
+    mask = reference.labels if is_tree else reference
+    lines = start_thinning(prediction, mask)
+    tree = reference if is_tree else parse_tree(mask)
+    comparison = compare(prediction, tree, spacing)
+    return {**comparison.figures(), **challenge_figures(prediction, mask, tree, lines)}
 
 
 def compare(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing: Sequence[float]) -> Comparison:
@@ -171,18 +175,19 @@ def compare(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing:
             f"prediction and reference must have the same shape, got {prediction.shape} and {tuple(reference.shape)}"
         )
     tree = reference if isinstance(reference, AirwayTree) else parse_tree(reference)
-
-    line_found = prediction[tuple(tree.line.T)]
     airway = tree.labels > 0
     outside = prediction & ~airway
-    leak = np.zeros_like(prediction)
+    # outside the box of both there is nothing to count
+    box = bounding_box(prediction | airway) or (slice(0),) * 3
+    leak = np.zeros_like(prediction[box])
     if tree.num_branches:
         nearest = nearest_branch(tree, outside, spacing)
-        leak[outside] = tree.generations[nearest - 1] > 1
+        leak[outside[box]] = tree.generations[nearest - 1] > 1
     else:
         nearest = np.ones(np.count_nonzero(outside), int)
-        leak[outside] = True
-    leak &= ~with_neighbours(airway)
+        leak[outside[box]] = True
+    leak &= ~with_neighbours(airway[box])
+    line_found = prediction[tuple(tree.line.T)]
 
     def count(branch: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(branch, weights, minlength=tree.num_branches + 1)[1:]

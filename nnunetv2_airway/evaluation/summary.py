@@ -7,16 +7,77 @@ from pathlib import Path
 
 from nnunetv2_airway.io.files import write_csv, write_json
 
-COLUMNS = {
-    "length %": "tree_length_detected",
-    "branches %": "branch_detected",
-    "Dice %": "dice",
-    "precision %": "precision",
-    "sensitivity %": "sensitivity",
-    "leakage mm3": "exact09.leakage_volume_mm3",
-    "pieces": "connected_components",
+
+@dataclass(frozen=True)
+class Challenge:
+    """How the figures of a challenge are shown.
+
+    Args:
+        columns: of the table in the terminal: the figures' names by what stands above them; all are in the files.
+        page: the figures on the page: their names by their titles.
+        words: what the figures mean.
+        more_words: what else the table in the terminal has.
+        digits: of a figure in the terminal; the page has one less.
+    """
+
+    columns: dict[str, str]
+    page: dict[str, str]
+    words: str
+    more_words: str = ""
+    digits: int = 2
+
+
+def _own_names(challenge: str, *names: str) -> dict[str, str]:
+    return {name: f"{challenge}.{name}" for name in names}
+
+
+_ATM26 = _own_names("atm26", "DSC", "clDice", "TLD", "BD", "Betti0Error")
+_AIIB23 = _own_names("aiib23", "IoU", "DLR", "DBR", "precision", "leakage", "AMR")
+CHALLENGES = {
+    "atm22": Challenge(
+        {
+            "length %": "tree_length_detected",
+            "branches %": "branch_detected",
+            "Dice %": "dice",
+            "precision %": "precision",
+            "sensitivity %": "sensitivity",
+            "leakage mm3": "exact09.leakage_volume_mm3",
+            "pieces": "connected_components",
+        },
+        {
+            "Tree length detected, %": "tree_length_detected",
+            "Branch detected, %": "branch_detected",
+            "Dice, %": "dice",
+            "Precision, %": "precision",
+            "Leakage, mm³": "exact09.leakage_volume_mm3",
+        },
+        """\
+Length: share of the reference's centerline that lies in the prediction; branches: share of its branches
+of which 80 % of the centerline does; leakage: what is predicted outside the reference, without trachea
+and main bronchi (generation 1).""",
+        """\
+Pieces: connected components of the prediction. The lower table has the cases' means for branches by
+their diameter.""",
+    ),
+    "atm26": Challenge(
+        _ATM26,
+        _ATM26,
+        """\
+As shares. DSC: Dice; clDice: Dice of the centerlines; TLD: share of the reference's centerline that lies in
+the largest piece of the prediction; BD: share of its branches of which 80 % of the centerline does;
+Betti0Error: how many pieces the prediction has too many.""",
+        digits=4,
+    ),
+    "aiib23": Challenge(
+        _AIIB23,
+        _AIIB23,
+        """\
+As shares, of the prediction's largest piece. IoU: intersection over union; DLR, DBR: share of the
+reference's centerline and of its branches that was found; leakage: what is predicted outside the
+reference, and AMR: what is missing of it, both as shares of the reference.""",
+        digits=4,
+    ),
 }
-"""Of the table in the terminal; all figures are in the files."""
 GROUP_COLUMNS = {
     "branches": "branches",
     "detected": "branches_detected",
@@ -96,12 +157,13 @@ def summarise(metrics: Sequence[dict]) -> dict[str, dict]:
     }
 
 
-def spread(values: Iterable[float], sign: str = "") -> str:
+def spread(values: Iterable[float], sign: str = "", digits: int = 1) -> str:
     """Write mean and standard deviation (n - 1); ``sign`` "+" writes that of the mean."""
     found = list(values)
     if not found:
         return "-"
-    return f"{statistics.fmean(found):{sign}.1f} ± {statistics.stdev(found) if len(found) > 1 else 0:.1f}"
+    deviation = statistics.stdev(found) if len(found) > 1 else 0
+    return f"{statistics.fmean(found):{sign}.{digits}f} ± {deviation:.{digits}f}"
 
 
 def flatten(metrics: dict, before: str = "") -> Iterator[tuple[str, float | None]]:
@@ -113,27 +175,32 @@ def flatten(metrics: dict, before: str = "") -> Iterator[tuple[str, float | None
             yield before + name, value
 
 
-def table(evaluation: Evaluation) -> str:
-    """Lay out the main figures: a line for each case, their mean, standard deviation and median, and by diameter."""
+def table(evaluation: Evaluation, challenge: Challenge = CHALLENGES["atm22"]) -> str:
+    """Lay out a challenge's figures: a line for each case, their mean, standard deviation and median.
+
+    Where it has ATM'22's figures, they follow by diameter.
+    """
     metrics = {case: record["metrics"] for case, record in evaluation.cases.items()}
     summary = summarise(list(metrics.values()))
     rows = list(metrics.items())
     if len(rows) > 1:
         rows += [(name, summary[name]) for name in ("mean", "std", "median")]
-    lines = _lines("case", COLUMNS, rows)
+    lines = _lines("case", challenge.columns, rows, challenge.digits)
     if len(metrics) > 1:
         lines.insert(len(metrics) + 1, "-" * len(lines[0]))
-    diameters = summary["mean"].get("by_diameter", {}).items()
-    lines += ["", *_lines("by diameter", GROUP_COLUMNS, [group for group in diameters if group[1]["branches"]])]
+    if challenge is CHALLENGES["atm22"]:
+        groups = [group for group in summary["mean"].get("by_diameter", {}).items() if group[1]["branches"]]
+        lines += ["", *_lines("by diameter", GROUP_COLUMNS, groups, challenge.digits)]
     return "\n".join(lines)
 
 
-def _lines(corner: str, columns: dict[str, str], rows: Sequence[tuple[str, dict]]) -> list[str]:
+def _lines(corner: str, columns: dict[str, str], rows: Sequence[tuple[str, dict]], digits: int) -> list[str]:
     first = max(len(name) for name in (corner, *(name for name, _ in rows)))
-    lines = ["  ".join((corner.ljust(first), *columns))]
+    widths = {head: max(len(head), digits + 2) for head in columns}
+    lines = ["  ".join((corner.ljust(first), *(head.rjust(width) for head, width in widths.items())))]
     for name, metrics in rows:
         flat = dict(flatten(metrics))
-        cells = (_cell(flat.get(key)).rjust(len(head)) for head, key in columns.items())
+        cells = (_cell(flat.get(key), digits).rjust(widths[head]) for head, key in columns.items())
         lines.append("  ".join((name.ljust(first), *cells)))
     return lines
 
@@ -143,8 +210,8 @@ def is_empty(metrics: dict) -> bool:
     return metrics["connected_components"] == 0
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def _combine(entries: Sequence[dict], statistic: Callable[[list[float]], float | None]) -> dict:

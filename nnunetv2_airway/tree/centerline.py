@@ -36,20 +36,26 @@ def centerline(mask: np.ndarray) -> np.ndarray:
     [[0, 2, 2], [8, 2, 2]]
     """
     mask = np.asarray(mask) > 0
-    line = np.zeros(mask.shape, bool)
     box = bounding_box(mask)
     if box is None:
-        return line
-    # only the airway's box, with a rim of background: thinning costs by volume
-    airway = np.pad(mask[box], 1)
-    thin = skeletonize(airway) > 0
+        return np.zeros(mask.shape, bool)
+    line = thinned(mask)
+    airway, thin = mask[box], line[box]
     # scikit-image erases a lone piece that is symmetric about a plane between voxels, such as a tube 2 x 2 voxels wide
     pieces = connected_components(airway, connectivity=26)
     kept = set(pieces[thin].tolist())
     for number, place in enumerate(ndimage.find_objects(pieces), start=1):
         if number not in kept:
             thin[place] |= _thin_symmetric_piece(pieces[place] == number)
-    line[box] = thin[1:-1, 1:-1, 1:-1]
+    return line
+
+
+def thinned(mask: np.ndarray) -> np.ndarray:
+    """Thin a mask (Z, Y, X) bool as scikit-image does, which erases pieces that ``centerline`` keeps."""
+    line = np.zeros(mask.shape, bool)
+    box = bounding_box(mask)
+    if box is not None:
+        line[box] = skeletonize(mask[box]) > 0  # only the airway's box: thinning costs by volume
     return line
 
 

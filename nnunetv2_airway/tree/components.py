@@ -2,13 +2,18 @@
 
 import cc3d
 import numpy as np
-from scipy import ndimage
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     """Find the smallest box that holds a mask (Z, Y, X) bool, None for an empty one."""
-    found = ndimage.find_objects(mask.view(np.uint8))
-    return found[0] if found else None
+    box = ()
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        planes = np.flatnonzero(mask[box].any(others))
+        if not len(planes):
+            return None
+        box += (slice(int(planes[0]), int(planes[-1]) + 1),)
+    return box
 
 
 def connected_components(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
@@ -40,12 +45,20 @@ def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
     box = bounding_box(mask)
     if box is None:
         return kept
-    part = mask[box]
-    components = connected_components(part, connectivity=connectivity)
-    largest = components == np.bincount(components[part]).argmax()
+    largest = largest_piece(mask[box], connectivity=connectivity)
     # background that is not connected with a rim around the box is a hole
     background = connected_components(~np.pad(largest, 1), connectivity=6)
     kept[box] = (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    return kept
+
+
+def largest_piece(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
+    """Keep the largest connected component of a mask (Z, Y, X) bool, with the holes that it has."""
+    kept = np.zeros_like(mask)
+    box = bounding_box(mask)
+    if box is not None:
+        components = connected_components(mask[box], connectivity=connectivity)
+        kept[box] = components == np.bincount(components[mask[box]]).argmax()
     return kept
 
 

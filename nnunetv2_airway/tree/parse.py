@@ -142,6 +142,25 @@ def _cut_into_pieces(line: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarr
     return voxels[long], _components(voxels[long])
 
 
+def pieces_of_line(tree: AirwayTree, voxels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Tell which piece voxels belong to before pieces are merged into branches.
+
+    Args:
+        tree: as ``parse_tree`` returns it.
+        voxels: (N, 3) int.
+
+    Returns:
+        The number of each voxel's piece from 0, (N,), -1 outside the tree's airway, and how many pieces there are.
+    """
+    piece = np.full(len(voxels), -1)
+    if not tree.num_branches:
+        return piece, 0
+    starts, own = _cut_into_pieces(tree.line, tree.shape)
+    inside = tree.labels[tuple(voxels.T)] > 0
+    piece[inside] = own[_nearest(starts, voxels[inside])]
+    return piece, int(own.max()) + 1
+
+
 def touching_pairs(voxels: np.ndarray) -> np.ndarray:
     """Find the pairs of voxels (N, 3) that share a face, an edge or a corner, as their indices (P, 2)."""
     return KDTree(voxels).query_pairs(TOUCHING, output_type="ndarray") if len(voxels) else np.zeros((0, 2), int)

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nnunetv2_airway.evaluation.summary import flatten
+from nnunetv2_airway.evaluation.summary import Challenge, flatten
 
 Models = Mapping[str, Mapping[str, dict]]
 SVG = "http://www.w3.org/2000/svg"
@@ -27,13 +27,6 @@ STYLE = {
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
     "text.parse_math": False,
 }  # fmt: skip
-FIGURES = {
-    "Tree length detected, %": "tree_length_detected",
-    "Branch detected, %": "branch_detected",
-    "Dice, %": "dice",
-    "Precision, %": "precision",
-    "Leakage, mm³": "exact09.leakage_volume_mm3",
-}
 SHORT = 13
 """Characters of a name that have room below an axis."""
 WORDS = {"tree_length_detected": "tree length", "branch_detected": "branches"}
@@ -51,16 +44,17 @@ class Drawing:
 
 
 @rc_context(STYLE)
-def distributions(models: Models) -> list[Drawing]:
-    """Draw the main figures of all cases, a dot each that leads to its case, with median and quartiles.
+def distributions(models: Models, challenge: Challenge) -> list[Drawing]:
+    """Draw a challenge's figures of all cases, a dot each that leads to its case, with median and quartiles.
 
     Args:
         models: the figures of each case by its name, for each model.
+        challenge: whose figures.
     """
-    return [_distribution(title, name, models) for title, name in FIGURES.items()]
+    return [_distribution(title, name, models, challenge.digits - 1) for title, name in challenge.page.items()]
 
 
-def _distribution(title: str, name: str, models: Models) -> Drawing:
+def _distribution(title: str, name: str, models: Models, digits: int) -> Drawing:
     figure, axes = _axes()
     words = []
     for place, (model, metrics) in enumerate(models.items()):
@@ -77,8 +71,8 @@ def _distribution(title: str, name: str, models: Models) -> Drawing:
         dots = axes.scatter(beside, list(values.values()), s=16, color=COLOURS[place % 2], alpha=0.75, zorder=3)
         dots.set_urls([f"#case={quote(case)}" for case in values])
         words.append(
-            f"{model}: median {statistics.median(values.values()):.1f}, {min(values.values()):.1f} to "
-            f"{max(values.values()):.1f}"
+            f"{model}: median {statistics.median(values.values()):.{digits}f}, {min(values.values()):.{digits}f} to "
+            f"{max(values.values()):.{digits}f}"
         )
     axes.set(xticks=range(len(models)), xlim=(-0.6, len(models) - 0.4), ylabel=title)
     axes.set_xticklabels([_short(name) for name in models])

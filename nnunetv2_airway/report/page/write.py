@@ -13,11 +13,11 @@ from matplotlib.colors import to_hex
 
 from nnunetv2_airway import __version__
 from nnunetv2_airway.evaluation.projections import FALSE, FOUND, MISSED
-from nnunetv2_airway.evaluation.summary import flatten, spread
+from nnunetv2_airway.evaluation.summary import CHALLENGES, Challenge, flatten, spread
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.parallel import results_and_failures
 from nnunetv2_airway.measurement.folder import find_cts
-from nnunetv2_airway.report.page.plots import COLOURS, FIGURES, by_groups, distributions
+from nnunetv2_airway.report.page.plots import COLOURS, by_groups, distributions
 from nnunetv2_airway.report.page.scene import FAR, WINDOW, make_scene
 from nnunetv2_airway.report.tables import Model, fill, find_template
 
@@ -30,6 +30,7 @@ SHORT = {
     "tree_length_detected": "length %",
     "branch_detected": "branches %",
     "dice": "Dice %",
+    "precision": "precision %",
     "exact09.leakage_volume_mm3": "leakage mm³",
 }
 
@@ -39,7 +40,8 @@ def make_page(models: Sequence[Model], *, table: str = "ATM22", ct: Path | None 
 
     Args:
         models: as ``read_models`` returns them.
-        table: published figures to show beside, see ``find_template``.
+        table: published figures to show beside, see ``find_template``; those of a challenge (``ATM26``, ``AIIB23``)
+            make the page show its figures.
         ct: folder of the CTs, named like the cases, with or without nnU-Net's ``_0000``.
         processes: cases worked on at once; each takes about 2 GB for a CT of 512 x 512 x 400.
 
@@ -153,17 +155,19 @@ def _fill_page(
     names = models[0].cases
     metrics = {model.name: dict(zip(names, model.metrics, strict=True)) for model in models}
     flat = {model: {name: dict(flatten(each)) for name, each in cases.items()} for model, cases in metrics.items()}
-    columns, rows = _table(flat, names)
+    challenge = CHALLENGES.get(table.lower(), CHALLENGES["atm22"])
+    columns, rows = _table(flat, names, challenge)
     return render(
         "page.html",
         scenes=scenes,
         title=f"Airway trees: {' and '.join(model.name for model in models)}",
         warnings=warnings,
+        words=challenge.words,
         models=[model.name for model in models],
         cases=[{"name": name, "cells": rows[name]} for name in names],
         columns=columns,
-        differences=_differences(flat) if len(models) == 2 else [],
-        drawings=[*distributions(metrics), *by_groups(metrics)],
+        differences=_differences(flat, challenge) if len(models) == 2 else [],
+        drawings=[*distributions(metrics, challenge), *by_groups(metrics)],
         published=list(csv.reader(published.splitlines())),
         published_name=table,
     )
@@ -174,18 +178,21 @@ def script(content: dict) -> str:
     return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _table(flat: Mapping[str, Mapping[str, dict]], names: Sequence[str]) -> tuple[list[str], dict[str, list[dict]]]:
+def _table(
+    flat: Mapping[str, Mapping[str, dict]], names: Sequence[str], challenge: Challenge
+) -> tuple[list[str], dict[str, list[dict]]]:
     """Lay out the table of cases: with two models, the differences first."""
     columns: list[str] = []
+    digits = challenge.digits - 1
     rows: dict[str, list[dict]] = {name: [] for name in names}
 
     def add(title: str, values: Mapping[str, float | None], sign: str = "") -> None:
         columns.append(title)
         for name in names:
             value = values[name]
-            rows[name].append({"value": value, "text": "-" if value is None else f"{value:{sign}.1f}"})
+            rows[name].append({"value": value, "text": "-" if value is None else f"{value:{sign}.{digits}f}"})
 
-    figures = {name: SHORT.get(name) or f"{name} %" for name in FIGURES.values()}
+    figures = {name: SHORT.get(name, title) for title, name in challenge.page.items()}
     if len(flat) == 2:
         first, second = flat.values()
         for figure, title in figures.items():
@@ -200,19 +207,19 @@ def _difference(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else second - first
 
 
-def _differences(flat: Mapping[str, Mapping[str, dict]]) -> list[dict]:
+def _differences(flat: Mapping[str, Mapping[str, dict]], challenge: Challenge) -> list[dict]:
     first, second = flat.values()
-    rows = []
-    for title, figure in FIGURES.items():
+    rows, digits = [], challenge.digits - 1
+    for title, figure in challenge.page.items():
         pairs = [(first[name][figure], second[name][figure]) for name in first]
         pairs = [pair for pair in pairs if None not in pair]
         differences = [b - a for a, b in pairs]
         rows.append(
             {
                 "title": title,
-                "first": spread([a for a, _ in pairs]),
-                "second": spread([b for _, b in pairs]),
-                "difference": spread(differences, "+"),
+                "first": spread([a for a, _ in pairs], digits=digits),
+                "second": spread([b for _, b in pairs], digits=digits),
+                "difference": spread(differences, "+", digits),
                 "larger": sum(each > 0 for each in differences),
                 "count": len(pairs),
             }

@@ -3,7 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nnunetv2_airway.report.page.plots import COLOURS, FIGURES, by_groups, distributions
+from nnunetv2_airway.evaluation.summary import CHALLENGES
+from nnunetv2_airway.report.page.plots import COLOURS, by_groups, distributions
 
 
 def metrics(length, small=None) -> dict:
@@ -13,6 +14,7 @@ def metrics(length, small=None) -> dict:
     return {**figures, "dice": 90.0, "precision": 95.0, "exact09": {"leakage_volume_mm3": 7.0}, **groups, **generations}
 
 
+ATM22 = CHALLENGES["atm22"]
 MODELS = {
     "$x$ <b>": {"case 1": metrics(60.0, 10.0), "a/b?<i>": metrics(80.0, 20.0), "none": metrics(None)},
     "a name that is much too long": {"case 1": metrics(70.0)},
@@ -20,8 +22,8 @@ MODELS = {
 
 
 def test_a_dot_for_each_case_leads_to_it_and_words_say_the_same():
-    drawings = distributions(MODELS)
-    assert [drawing.title for drawing in drawings] == list(FIGURES)
+    drawings = distributions(MODELS, ATM22)
+    assert [drawing.title for drawing in drawings] == list(ATM22.page)
     length, branches, *_ = drawings
     links = re.findall(r'xlink:href="(#case=[^"]*)"', length.svg)
     assert links == ["#case=case%201", "#case=a/b%3F%3Ci%3E", "#case=case%201"]  # not where it is undefined
@@ -39,7 +41,7 @@ def markers(drawing, colour) -> list[float]:
 
 
 def test_dots_and_curves_stand_where_the_figures_are():
-    root = ElementTree.fromstring(distributions(MODELS)[0].svg)
+    root = ElementTree.fromstring(distributions(MODELS, ATM22)[0].svg)
     dots = [element for element in root.iter() if element.tag.endswith("}a")]
     heights = [float(use.get("y")) for dot in dots for use in dot.iter() if use.tag.endswith("}use")]
     first, second, other = heights  # 60, 80 and 70 %; y counts down
@@ -58,7 +60,9 @@ def test_means_of_groups_are_over_the_cases_where_they_are_defined():
     assert all(drawing.svg.count("(12)") == number for drawing, number in ((diameter, 2), (generation, 3)))
 
 
-@pytest.mark.parametrize("drawing", [*distributions(MODELS), *by_groups(MODELS)], ids=lambda drawing: drawing.title)
+@pytest.mark.parametrize(
+    "drawing", [*distributions(MODELS, ATM22), *by_groups(MODELS)], ids=lambda drawing: drawing.title
+)
 def test_drawings_stand_in_a_page_without_disturbing_it(drawing):
     root = ElementTree.fromstring(drawing.svg)
     texts = ["".join(element.itertext()) for element in root.iter() if element.tag.endswith("}text")]
@@ -69,7 +73,7 @@ def test_drawings_stand_in_a_page_without_disturbing_it(drawing):
 
 
 def test_names_inside_drawings_are_not_those_of_another():
-    drawings = [*distributions(MODELS), *by_groups(MODELS)]
+    drawings = [*distributions(MODELS, ATM22), *by_groups(MODELS)]
     names = [name for drawing in drawings for name in set(re.findall(r' id="([^"]+)"', drawing.svg))]
     own = [name for name in names if "C0" not in name and not name.startswith(("m", "DejaVu"))]
     assert names and len(set(own)) == len(own)

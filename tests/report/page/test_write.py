@@ -56,6 +56,17 @@ def test_one_model_begins_with_the_least_length_and_has_no_differences(page):
     assert float(published[-1][1]) == pytest.approx(sum(lengths) / 3, abs=0.05)
 
 
+def test_the_table_of_a_challenge_brings_its_figures(page):
+    models = read_models([page / "ev_first", page / "ev_second"])
+    text = make_page(models, table="ATM26")
+    names = ["DSC", "clDice", "TLD", "BD", "Betti0Error"]
+    assert [row[0] for row in rows(text, 'id="differences"')] == names and "clDice: Dice of the centerlines" in text
+    (half,) = (row for row in rows(text, 'id="table"') if row[0] == "half")
+    metrics = models[1].metrics[models[1].cases.index("half")]["atm26"]
+    assert half[-5:] == [f"{metrics[name]:.3f}" for name in names]
+    assert rows(text, 'id="published"')[0][:2] == ["nnU-Net, Dice + cross-entropy", "0.9446"]
+
+
 def test_names_stay_text_and_nothing_is_fetched(page):
     text = (page / "two.html").read_text()
     assert "<script>alert" not in text and "<img" not in text
