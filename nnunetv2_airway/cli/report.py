@@ -50,6 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="a page as .html, of one model or two to compare, tables as .md, .csv or .tex (default: print the table "
         "as Markdown)",
     )
+    parser.add_argument(
+        "--rank",
+        action="store_true",
+        help="rank two or more models as ATM'26 does (mean of the ranks over cases and metrics), beside the score of "
+        "ATM'22, with their differences case by case; -o as .md or .csv",
+    )
     parser.add_argument("--ct", type=Path, metavar="FOLDER", help="CTs of the cases, to show planes of on the page")
     parser.add_argument("-np", type=positive, default=2, metavar="N", help="cases worked on at once (default: 2)")
     return parser
@@ -63,17 +69,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     if any(map(_is_measured, args.i)):
+        if args.rank:
+            raise UserError("--rank is for evaluations; masks that were measured have no reference to compare with")
         _report_measured(args)
         return
     models = read_models(args.i, args.n)
+    if args.rank:
+        _report_ranking(args, models)
+        return
     files = args.o or []
     pages = [file for file in files if file.suffix == PAGE]
     if args.ct and not pages:
         raise UserError("--ct is for a page: name one with -o, such as -o report.html")
     tables = {file: _table(args.t, file.suffix, models) for file in files if file not in pages}
-    for model in models:
-        for warning in model.warnings:
-            print(f"WARNING: {warning}")
+    _warn(models)
     if not files:
         print(_table(args.t, Path(args.t).suffix or ".md", models), end="")
     for file in files:
@@ -96,6 +105,35 @@ def _report_measured(args: argparse.Namespace) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, make_measured_page(args.i[0], ct=args.ct, processes=args.np))
     print(f"wrote {file}")
+
+
+def _report_ranking(args: argparse.Namespace, models: Sequence[Model]) -> None:
+    from nnunetv2_airway.report.ranking import left_out, rank, ranking_table
+
+    if args.ct:
+        raise UserError("--ct is for a page, --rank makes none")
+    ranked = rank(models)
+    tables = {file: ranking_table(ranked, file.suffix) for file in args.o or []}
+    _warn(models)
+    for warning in left_out(models):
+        print(f"WARNING: {warning}")
+    for file, table in tables.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, table)
+        print(f"wrote {file}")
+    if not tables:
+        print(ranking_table(ranked, ".md"), end="")
+    print(
+        "\nRanks are means over the cases, the mean rank also over the metrics of ATM'26; 1 is the best. The score of "
+        "ATM'22\nis the mean of tree length detected, branch detected, Dice and precision. Figures, and differences of "
+        "the same\ncase: mean ± standard deviation over the cases."
+    )
+
+
+def _warn(models: Sequence[Model]) -> None:
+    for model in models:
+        for warning in model.warnings:
+            print(f"WARNING: {warning}")
 
 
 def _table(name: str, ending: str, models: Sequence[Model]) -> str:

@@ -190,11 +190,13 @@ def _read_summary(evaluation: Path) -> dict:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
         complete = summary["metric_per_case"] and {"empty", "missing", "failed"} <= summary.keys()
-        complete = complete and all("tree_length_detected" in case["metrics"] for case in summary["metric_per_case"])
+        complete = complete and all("atm26" in case["metrics"] for case in summary["metric_per_case"])
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; run nnUNetv2_airway_evaluate first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a summary of nnUNetv2_airway_evaluate") from error
     if not complete:
-        raise UserError(f"{file} holds no case that nnUNetv2_airway_evaluate has evaluated; run it first")
+        raise UserError(
+            f"{file} holds no case that this version's nnUNetv2_airway_evaluate has evaluated: run it first"
+        )
     return summary

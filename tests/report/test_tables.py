@@ -36,14 +36,23 @@ PUBLISHED = {
         "Yun et al. [35]": "65.7 13.1 60.1 11.9 95.4 3.7",
         "Zheng et al.": "80.5 12.5 79.0 11.1 94.2 4.3",
     },
+    "ATM26": {"nnU-Net, Dice + cross-entropy": "0.9446 0.900"},
+    "AIIB23": {
+        "MedibotTeam": "0.9049 0.9365 0.9051 0.9276 0.0786 0.0259",
+        "IMR": "0.877 0.951 0.9312 0.9014",
+    },
 }
-"""ATM'22's final ranking and long-term test; tables II and I of Zheng 2021."""
-NUMBER = re.compile(r"\d+\.\d+")
+"""ATM'22's final ranking and long-term test; tables II and I of Zheng 2021; table 1 of arXiv 2609.37177; AIIB23's final
+ranking."""
+NUMBER = re.compile(r"(?<!\d)\d{1,3}\.\d+")
 
 
 def metrics(length: float, branches: float, dice: float = 90.0, precision: float = 95.0) -> dict:
     figures = {"branch_detected": branches, "tree_length_detected": length, "precision": precision}
-    return {**figures, "dice": dice, "exact09": {**figures, "precision": precision - 10}}
+    shares = {"DSC": dice / 100, "clDice": 0.8, "TLD": length / 100, "BD": branches / 100, "Betti0Error": 2}
+    of_aiib = {"IoU": 0.7, "DLR": length / 100, "DBR": branches / 100, "precision": 0.9, "leakage": 0.1, "AMR": 0.2}
+    exact = {**figures, "precision": precision - 10}
+    return {**figures, "dice": dice, "exact09": exact, "atm26": shares, "aiib23": of_aiib}
 
 
 def write(folder: Path, *cases: dict, **more) -> Path:
@@ -104,6 +113,13 @@ def test_a_row_for_each_model_with_mean_and_standard_deviation(tmp_path, ending)
     exact = fill(find_template("EXACT09", ending).read_text(), models[1:], ending)
     row = next(row for row in map(lambda line: cells(line, ending), exact.splitlines()) if plain(row[0]) == "second")
     assert NUMBER.findall(" ".join(row[1:])) == ["50.2", "60.5", "85.0"]
+    for name, expected in (
+        ("ATM26", "0.9000 0.0000 0.8000 0.0000 0.8500 0.0707 0.7500 0.0707 2.0000 0.0000"),
+        ("AIIB23", "0.7000 0.0000 0.8500 0.0707 0.7500 0.0707 0.9000 0.0000 0.1000 0.0000 0.2000 0.0000"),
+    ):
+        filled = fill(find_template(name, ending).read_text(), models[:1], ending)
+        row = next(row for row in map(lambda line: cells(line, ending), filled.splitlines()) if plain(row[0]) == "a_b")
+        assert " ".join(NUMBER.findall(" ".join(row[1:]))) == expected
 
 
 def test_evaluations_of_one_name_are_pooled_case_by_case(tmp_path):
@@ -162,10 +178,12 @@ def test_what_cannot_be_read_or_filled_is_said(tmp_path):
         "{",
         "[]",
         '{"mean": {}}',
-        '{"metric_per_case": [{"metrics": {"1": {"Dice": 1}}}], "failed": {}, "missing": []}',
+        '{"metric_per_case": [{"metrics": {"1": {"Dice": 1}}}], "failed": {}, "missing": [], "empty": []}',
     ):
         (other / "summary.json").write_text(text)
-        with pytest.raises(ValueError, match=r"summary\.json (is not a summary of|holds no case that) nnUNetv2_airway"):
+        with pytest.raises(
+            ValueError, match=r"json (is not a summary of|holds no case that this version's) nnUNetv2_airway"
+        ):
             read_models([other])
     models = read_models([good])
     with pytest.raises(UserError, match=r"cannot be filled: .*no attribute 'recall'.*for model in models"):
@@ -180,7 +198,7 @@ def test_what_cannot_be_read_or_filled_is_said(tmp_path):
         read_models([good, good / ".." / "evaluation"], ["a", "a"])
     with pytest.raises(UserError, match="has no row for the models"):
         fill("| a |", models, ".md")
-    with pytest.raises(ValueError, match=r"no template ATM21: .*nor one of ours, ATM22, BAS, EXACT09"):
+    with pytest.raises(ValueError, match=r"no template ATM21: .*nor one of ours, AIIB23, ATM22, ATM26, BAS, EXACT09"):
         find_template("ATM21", ".md")
     with pytest.raises(ValueError, match=r"written as \.md, \.csv, \.tex, a page as \.html, not as \.pdf"):
         find_template("ATM22", ".pdf")

@@ -1,0 +1,164 @@
+"""Models ranked against each other as ATM'26 and ATM'22 rank teams, and their differences case by case.
+
+Sources: ATM'26, track 1 (evaluation of Airway-Tree-Modeling-26): a team's position is the mean of its ranks in all
+metrics; ATM'22 (Zhang et al., Medical Image Analysis 90, 2023, 102957): the mean of four metrics.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from nnunetv2_airway.evaluation.summary import spread
+from nnunetv2_airway.io.errors import UserError, some
+from nnunetv2_airway.report.tables import FORMATS, Model
+
+ATM26 = {"DSC": 1, "clDice": 1, "TLD": 1, "BD": 1, "Betti0Error": -1}
+"""Metrics of ATM'26; -1 where less is better."""
+ATM22 = ("tree_length_detected", "branch_detected", "dice", "precision")
+"""Metrics whose mean is ATM'22's score."""
+SCORE = "ATM'22 score"
+FIGURES = {**dict.fromkeys(ATM26, 4), SCORE: 2}
+"""What is shown of a model, with how many digits."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A model among others.
+
+    Args:
+        name: its name.
+        ranks: its mean rank in each metric of ATM'26, where the best has rank 1 and equals share theirs.
+        position: the mean of these, by which models are ordered.
+        figures: of each common case: metrics of ATM'26 as shares, and ATM'22's score in percent; None is undefined.
+    """
+
+    name: str
+    ranks: dict[str, float]
+    position: float
+    figures: dict[str, dict[str, float | None]]
+
+    def values(self, name: str) -> list[float]:
+        """Its figure in all cases where it is defined."""
+        return [figures[name] for figures in self.figures.values() if figures[name] is not None]
+
+    def differences(self, other: "Ranked", name: str) -> list[float]:
+        """Its figure less another model's, in all cases where it is defined: that depends on the reference alone."""
+        return [own - others for own, others in zip(self.values(name), other.values(name), strict=True)]
+
+
+def rank(models: Sequence[Model]) -> list[Ranked]:
+    """Rank models over the cases that all of them have, and over metrics; the best first.
+
+    Raises:
+        UserError: there are fewer than two models, a case counts twice in one, or they have no case in common.
+    """
+    if len(models) < 2:
+        raise UserError("--rank compares models: give the evaluations of two or more after -i")
+    for model in models:
+        if len(set(model.cases)) < len(model.cases):
+            raise UserError(f"a ranking counts each case of a model once: {'; '.join(model.warnings)}")
+    common = sorted(set.intersection(*(set(model.cases) for model in models)))
+    if not common:
+        raise UserError(f"{', '.join(model.name for model in models)} have no case in common")
+    figures = [{case: _figures(model.metrics[model.cases.index(case)]) for case in common} for model in models]
+    ranks = {name: np.mean([_ranks(figures, case, name) for case in common], axis=0) for name in ATM26}
+    ranked = [
+        Ranked(
+            model.name,
+            own := {name: float(values[place]) for name, values in ranks.items()},
+            statistics.fmean(own.values()),
+            figures[place],
+        )
+        for place, model in enumerate(models)
+    ]
+    return sorted(ranked, key=lambda each: each.position)
+
+
+def left_out(models: Sequence[Model]) -> list[str]:
+    """Say which cases are not ranked since a model lacks them."""
+    common = set.intersection(*(set(model.cases) for model in models))
+    rest = sorted({case for model in models for case in model.cases} - common)
+    return [f"not ranked, since a model lacks them: {some(rest)}"] if rest else []
+
+
+def _figures(metrics: dict) -> dict[str, float | None]:
+    of_atm22 = [metrics[name] for name in ATM22]
+    return {
+        **{name: metrics["atm26"][name] for name in ATM26},
+        SCORE: None if None in of_atm22 else statistics.fmean(of_atm22),
+    }
+
+
+def _ranks(figures: Sequence[dict[str, dict]], case: str, name: str) -> np.ndarray:
+    """Rank all models in one metric of one case, 1 for the best; equals get the mean of their ranks.
+
+    What is undefined is so for all models, since it depends on the reference alone: all get the same rank.
+    """
+    values = [each[case][name] for each in figures]
+    return rankdata([0.0 if value is None else -_sign(name) * value for value in values])
+
+
+def ranking_table(ranked: Sequence[Ranked], ending: str) -> str:
+    """Write a ranking, and how each model differs from the first case by case.
+
+    Args:
+        ranked: as ``rank`` returns them.
+        ending: .md, tables for people, or .csv, one with a number in each cell.
+
+    Raises:
+        UserError: another ending.
+    """
+    if ending == ".md":
+        return _markdown(ranked)
+    if ending == ".csv":
+        return _csv(ranked)
+    raise UserError(f"a ranking is written as .md or .csv, not as {ending or 'a file without ending'}")
+
+
+def _markdown(ranked: Sequence[Ranked]) -> str:
+    best = ranked[0]
+    ranks = [["model", "mean rank", *ATM26, "cases"]]
+    figures, changes = [["model", *FIGURES]], [[f"difference to {best.name}", *FIGURES]]
+    for each in ranked:
+        numbers = (f"{value:.2f}" for value in (each.position, *each.ranks.values()))
+        ranks.append([each.name, *numbers, str(len(each.figures))])
+        figures.append([each.name, *(spread(each.values(name), digits=digits) for name, digits in FIGURES.items())])
+        if each is not best:
+            changes.append([each.name, *(_change(each, best, name) for name in FIGURES)])
+    return "\n".join(map(_aligned, (ranks, figures, changes)))
+
+
+def _change(model: Ranked, best: Ranked, name: str) -> str:
+    differences = model.differences(best, name)
+    better = sum(_sign(name) * difference > 0 for difference in differences)
+    return f"{spread(differences, '+', FIGURES[name])}, better in {better} of {len(differences)}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown, its head first, that can be read as it is."""
+    escaped = [[FORMATS[".md"](cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in escaped]
+    lines.insert(1, ["-" * width for width in widths])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _csv(ranked: Sequence[Ranked]) -> str:
+    best = ranked[0]
+    kinds = ("mean", "std", "difference", "difference_std")
+    ranks = [f"rank_{name}" for name in ATM26]
+    rows = [["model", "cases", "mean_rank", *ranks, *(f"{name}_{kind}" for name in FIGURES for kind in kinds)]]
+    for each in ranked:
+        cells = [each.name, len(each.figures), each.position, *each.ranks.values()]
+        for name in FIGURES:
+            for values in (each.values(name), each.differences(best, name)):
+                cells += [statistics.fmean(values) if values else "", statistics.stdev(values) if values[1:] else ""]
+        rows.append(cells)
+    return "".join(",".join(FORMATS[".csv"](str(cell)) for cell in row) + "\n" for row in rows)
+
+
+def _sign(name: str) -> int:
+    return ATM26.get(name, 1)
