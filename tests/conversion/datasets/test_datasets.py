@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,34 @@ def test_atm22_from_the_two_folders_alone(convert, tmp_path, scans, write):
     write(tmp_path / "batch" / "labelsTr" / "ATM_001_0000.nii.gz", scans[0][1])
     _, folder = convert("ATM22", "-i", tmp_path / "batch", "-d", 777)
     assert folder.name == "Dataset777_ATM22" and list(report(folder)) == ["ATM_001"]
+
+
+def test_atm26_as_nifti_and_metaimage_with_thin_and_thick_slices(convert, tmp_path, scans, write, grid):
+    source = tmp_path / "ATM26"
+    (hu, mask), (other_hu, other_mask), _ = scans
+    thick = replace(grid, spacing=(1.2, 1.0, 5.0))
+    scaled = (16 * (hu.astype(int) + 1024)).astype(np.uint16)
+    scaled[0, 0, 0] = 65535
+    write(source / "imagesTr" / "ATM_001_0000.nii.gz", hu)
+    write(source / "labelsTr" / "ATM_001.nii.gz", mask)
+    write(source / "imagesTr" / "ATM_002_0000.mha", other_hu[::2], thick)
+    write(source / "labelsTr" / "ATM_002_0000.mha", other_mask[::2], thick)
+    write(source / "batch2" / "images" / "ATM_164_0000.nii.gz", hu)
+    write(source / "batch2" / "labels" / "ATM_164_0000.nii.gz", mask)
+    write(source / "batch2" / "images" / "ATM_242_0000.nii.gz", scaled)
+    write(source / "batch2" / "labels" / "ATM_242_0000.nii.gz", mask)
+    write(source / "input" / "images" / "lung-ct" / "ATM_900_0000.mha", other_hu)
+    output, folder = convert("ATM26", "-i", source)
+    assert folder.name == "Dataset506_ATM26"
+    check_dataset_json(folder, 3, "atm26.grand-challenge.org")
+    assert [file.name for file in (folder / "imagesTs").iterdir()] == ["ATM_900_0000.nii.gz"]
+    status = {case: row["status"] for case, row in report(folder).items()}
+    training = dict.fromkeys(("ATM_001", "ATM_002", "ATM_242"), "training")
+    assert status == {**training, "ATM_164": "left out", "ATM_900": "test"}
+    assert "ATM_242: read as 0.0625 * stored + -1024" in output and "EXACT'09" in output
+    converted = sitk.ReadImage(str(folder / "labelsTr" / "ATM_002.nii.gz"))
+    assert converted.GetSpacing() == pytest.approx(thick.spacing)
+    assert np.array_equal(sitk.GetArrayFromImage(converted), other_mask[::2])
 
 
 def test_bas_with_cts_of_lidc_and_exact09(convert, tmp_path, scans, write, write_dicom):
@@ -240,6 +269,7 @@ def test_a_script_converts(tmp_path, scans, write, variables):
         ("EXACT09", "CASE01"),
         ("AIIB23", "img and gt"),
         ("AeroPath", "1_CT_HR"),
+        ("ATM26", "imagesTr and labelsTr"),
     ],
 )
 def test_another_folder_is_told_what_was_expected(convert, tmp_path, name, expected):
