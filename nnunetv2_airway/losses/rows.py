@@ -1,6 +1,7 @@
 """Losses and voxel weights that a Phase can use.
 
-Papers: Tang 2022 (eqs. 2 to 5), Zheng 2021 (eqs. 10 to 16), Shirokikh 2020. Frozen rows that hand their numbers to the
+Papers: Tang 2022 (eqs. 2 to 5), Zheng 2021 (eqs. 10 to 16), Shirokikh 2020; the winning entry to AIIB23 (MedibotTeam,
+in Nan et al., Medical Image Analysis 2024). Frozen rows that hand their numbers to the
 equations; ``supervision`` makes a module of them. Another loss or weight is one more class with the methods of ``Loss``
 or ``Weight``.
 """
@@ -63,15 +64,16 @@ class Weight(Protocol):
 
     @property
     def map_name(self) -> str | None:
-        """Which map of ``training.maps.kinds.MAPS`` it needs, if any."""
+        """Which map of ``training.maps.kinds`` it needs, if any."""
 
     def weigh(self, target: torch.Tensor, maps: Mapping[str, torch.Tensor], *, sample: bool) -> torch.Tensor:
         """Compute the term, (N, 1, Z, Y, X) in float32.
 
         Args:
             target: binary, (N, 1, Z, Y, X).
-            maps: those carried through augmentation by name, same shape: "centerline", uint8 from 0 to 255, and numbers
-                of "components" or "branches", which go on for a voxel around them; -1 on ignored voxels.
+            maps: those carried through augmentation by name, same shape: "centerline", "missed" and "breakage", uint8
+                from 0 to 255, and numbers of "components" or "branches", which go on for a voxel around them; -1 on
+                ignored voxels.
             sample: sample what is random, as in training; else its mean is taken.
         """
 
@@ -128,22 +130,32 @@ class GeneralizedDice:
 
 
 @dataclass(frozen=True)
+class Term:
+    """One of several losses that are added up.
+
+    Args:
+        loss: a row.
+        factors: of the outputs, decoder or full resolution first; the last holds for all that follow.
+        weighted: whether a voxel's weight counts in it.
+        map_name: a map that is above 0 in that part of the label's foreground which is the target.
+    """
+
+    loss: Loss
+    factors: tuple[float, ...] = (1.0,)
+    weighted: bool = True
+    map_name: str | None = None
+
+    def factor(self, output: int) -> float:
+        """Factor of an output, by its number."""
+        return self.factors[min(output, len(self.factors) - 1)]
+
+
+@dataclass(frozen=True)
 class SumOfLosses:
-    """Several losses added up."""
+    """Several losses added up, which ``supervision`` takes apart."""
 
     name: str
-    parts: tuple[Loss, ...]
-
-    @property
-    def terms(self):  # noqa: D102, as in Loss
-        return sum(part.terms for part in self.parts)
-
-    def sums(self, logits, target, weight, annotated):  # noqa: D102, as in Loss
-        return torch.cat([part.sums(logits, target, weight, annotated) for part in self.parts])
-
-    def value(self, sums):  # noqa: D102, as in Loss
-        shares = sums.split([part.terms for part in self.parts])
-        return sum(part.value(share) for part, share in zip(self.parts, shares, strict=True))
+    parts: tuple[Term, ...]
 
 
 @dataclass(frozen=True)
@@ -189,6 +201,29 @@ class DistanceDecay:
 
 
 @dataclass(frozen=True)
+class MissedCenterline:
+    """AIIB23's winner: w_d around the centerline voxels that an earlier prediction missed, times a factor."""
+
+    factor: float = 0.5
+    name: str = "missed centerline"
+    map_name: ClassVar[str] = "missed"
+
+    def weigh(self, target, maps, *, sample):  # noqa: D102, as in Weight
+        return self.factor * centerline_distance_weight(target, maps[self.map_name].float() / 255)
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """AIIB23's winner: w_k, high where two pieces of an earlier prediction come close."""
+
+    name: str = "breakage"
+    map_name: ClassVar[str] = "breakage"
+
+    def weigh(self, target, maps, *, sample):  # noqa: D102, as in Weight
+        return maps[self.map_name].float() / 255
+
+
+@dataclass(frozen=True)
 class InverseWeight:
     """Shirokikh 2020: components, or whatever else a map numbers, count alike.
 
@@ -228,10 +263,25 @@ WEIGHTED_CROSS_ENTROPY = CrossEntropy("weighted cross-entropy", balanced=True)
 FOCAL = CrossEntropy("focal", gamma=2.0, alpha=0.75)
 """Shirokikh 2020's choice of gamma and alpha."""
 GENERALIZED_DICE = GeneralizedDice()
-DICE_AND_WEIGHTED_CROSS_ENTROPY = SumOfLosses("Dice + weighted cross-entropy", (DICE, WEIGHTED_CROSS_ENTROPY))
+DICE_AND_WEIGHTED_CROSS_ENTROPY = SumOfLosses(
+    "Dice + weighted cross-entropy", (Term(DICE), Term(WEIGHTED_CROSS_ENTROPY))
+)
+CENTERLINE_RECALL = UnionLoss("centerline recall", alpha=0.0, beta=1.0, smooth=1e-5)
+"""With the centerline s as target: 1 - (sum p s + smooth) / (sum s + smooth)."""
+AIIB23 = SumOfLosses(
+    "AIIB23",
+    (
+        Term(TANG_ROOT, (1.0, 0.5)),
+        Term(DICE, (0.5,), weighted=False),
+        Term(CENTERLINE_RECALL, (2.0, 0.0), weighted=False, map_name="line"),
+    ),
+)
+"""AIIB23's winner: factors of the decoding and of the encoding group."""
 
 LOCAL_IMBALANCE = LocalImbalance()
 CENTERLINE_DISTANCE = CenterlineDistance()
+MISSED_CENTERLINE = MissedCenterline()
+BREAKAGE = Breakage()
 INVERSE_COMPONENT = InverseWeight("inverse component size", "components")
 INVERSE_BRANCH = InverseWeight("inverse branch size", "branches", minimum=0.0, foreground_only=True)
 """With dozens of branches in a patch, a background that counts as one of them would weigh hundreds of times less than

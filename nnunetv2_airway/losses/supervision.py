@@ -14,14 +14,14 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import nn
 
 from nnunetv2_airway.losses.functional import foreground_logit
-from nnunetv2_airway.losses.rows import Loss, Weight
+from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Term, Weight
 
 
 class SupervisionLoss(nn.Module):
     """Add up one loss per output.
 
     Args:
-        loss: the loss.
+        loss: the loss, or several.
         weights: terms of a voxel's weight, added up; none is 1 everywhere.
         foreground_label: value of the structure in the target; None where the target is one region.
         ignore_label: value of voxels without annotation, or None; they weigh 0.
@@ -35,7 +35,7 @@ class SupervisionLoss(nn.Module):
 
     def __init__(
         self,
-        loss: Loss,
+        loss: Loss | SumOfLosses,
         weights: Sequence[Weight] = (),
         *,
         foreground_label: int | None,
@@ -46,6 +46,7 @@ class SupervisionLoss(nn.Module):
     ):
         super().__init__()
         self.loss = loss
+        self.parts = loss.parts if isinstance(loss, SumOfLosses) else (Term(loss),)
         self.weights = tuple(weights)
         self.foreground_label = foreground_label
         self.ignore_label = ignore_label
@@ -77,10 +78,17 @@ class SupervisionLoss(nn.Module):
                 continue
             if index and len(labels) > 1:
                 own_target, own_annotated = self.split(labels[index])
-                own_weight = None if weight is None else F.interpolate(weight, logits.shape[2:], mode="nearest-exact")
+                own_weight = None if weight is None else _resized(weight, logits)
             else:
                 own_target, own_annotated, own_weight = target, annotated, weight
-            total = total + factor * self._loss_of_output(logits, own_target, own_weight, own_annotated)
+            logits = foreground_logit(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+            for part in self.parts:
+                if own_factor := factor * part.factor(index):
+                    wanted = own_target
+                    if part.map_name is not None:
+                        wanted = (own_target > 0) & (_resized(maps[part.map_name], logits) > 0)
+                    voxels = own_weight if part.weighted else own_annotated
+                    total = total + own_factor * self._value(part.loss, logits, wanted, voxels, own_annotated)
         return total
 
     def unpack(self, targets: torch.Tensor | list[torch.Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
@@ -123,18 +131,25 @@ class SupervisionLoss(nn.Module):
             maps = {name: torch.where(annotated > 0, carried.int(), -1) for name, carried in maps.items()}
         return {row.name: row.weigh(target, maps, sample=self.training) for row in self.weights}
 
-    def _loss_of_output(
+    def _value(
         self,
+        loss: Loss,
         logits: torch.Tensor,
         target: torch.Tensor,
         weight: torch.Tensor | None,
         annotated: torch.Tensor | None,
     ) -> torch.Tensor:
-        logits = foreground_logit(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-        sums = self.loss.sums(logits, target, weight, annotated)
+        sums = loss.sums(logits, target, weight, annotated)
         if self.ddp:
             sums = AllGatherGrad.apply(sums).sum(0)
-        return self.loss.value(sums)
+        return loss.value(sums)
+
+
+def _resized(values: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Bring values (N, 1, Z, Y, X) of full resolution to that of an output, by the nearest voxel."""
+    if values.shape[2:] == logits.shape[2:]:
+        return values
+    return F.interpolate(values.float(), logits.shape[2:], mode="nearest-exact")
 
 
 def resolution_weights(outputs: int, *, lowest: float) -> list[float]:

@@ -1,6 +1,7 @@
 """The folder that ``nnUNet_extTrainer`` points to: nnU-Net imports every module in it and looks for trainers."""
 
 try:
+    from nnunetv2_airway.trainers.aiib23 import nnUNetTrainerWingsAIIB23
     from nnunetv2_airway.trainers.branch_weighted import nnUNetTrainerWingsBranchWeighted
     from nnunetv2_airway.trainers.inverse_weighting import (
         nnUNetTrainerAsymmetricSimilarity,

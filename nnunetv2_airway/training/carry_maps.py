@@ -15,7 +15,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-from nnunetv2_airway.training.maps.kinds import MAPS
+from nnunetv2_airway.training.maps.kinds import EVERYWHERE, NUMBERS
 
 
 class TakeMapsFromLabel(BasicTransform):
@@ -46,7 +46,7 @@ class AppendMapsToTargets(BasicTransform):
         data_dict["segmentation"] = [
             *data_dict["segmentation"],
             *(
-                carried if MAPS[name].numbers else carried.to(torch.uint8)
+                carried if name in NUMBERS else carried.to(torch.uint8)
                 for name, carried in zip(self.names, maps, strict=True)
             ),
         ]
@@ -78,7 +78,7 @@ class SpatialWithMaps(BasicTransform):
         return self.spatial.get_parameters(**data_dict)
 
     def apply(self, data_dict: dict, **params) -> dict:
-        """Move image and label, and then the maps, whose values are interpolated where the label says foreground."""
+        """Move image and label, and then the maps; most values are interpolated where the label says foreground."""
         maps = data_dict.pop("regression_target", None)
         data_dict = super().apply(data_dict, **params)
         if maps is not None:
@@ -101,10 +101,12 @@ class SpatialWithMaps(BasicTransform):
 
     def _carry(self, name: str, values: torch.Tensor, label: torch.Tensor, **params) -> torch.Tensor:
         grid = params["grid"]
-        if MAPS[name].numbers:
+        if name in NUMBERS:
             return self.nearest._apply_to_segmentation(values, **params)
         if grid is None:
             return self.spatial._apply_to_image(values, **params)
+        if name in EVERYWHERE:
+            return self.spatial._apply_to_image(values.float(), **params).round().to(values.dtype)
         inside = self._is_foreground(label).any(0)
         points = grid[inside][(None,) * (inside.ndim - 1)]
         carried = values.new_zeros((len(values), *inside.shape))

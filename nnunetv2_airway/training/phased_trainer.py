@@ -217,7 +217,7 @@ class PhasedTrainer(nnUNetTrainer):
 
     def get_dataloaders(self):
         """Load patches as the current phase wants them."""
-        self.loaded = (self.phase.sampling, self.phase.label_cut)
+        self.loaded = (self.phase.sampling, self.phase.label_cut, self.phase.mines)
         with replaced("nnUNetDataLoader", PatchLoader):
             return super().get_dataloaders()
 
@@ -245,7 +245,7 @@ class PhasedTrainer(nnUNetTrainer):
     def on_epoch_start(self):
         """Change the phase where the schedule does, then start as nnU-Net does."""
         self._announce_phase()
-        if (self.phase.sampling, self.phase.label_cut) != self.loaded:
+        if (self.phase.sampling, self.phase.label_cut, self.phase.mines) != self.loaded:
             for loader in (self.dataloader_train, self.dataloader_val):
                 if isinstance(loader, NonDetMultiThreadedAugmenter):
                     loader._finish()  # its workers hold copies of the old phase's data set

@@ -4,16 +4,18 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_airway.training.check_cases import check_cases, declared_values, structure_values
-from nnunetv2_airway.training.maps.store import MapStore
+from nnunetv2_airway.training.maps.kinds import LINE, MAPS, MINED
+from nnunetv2_airway.training.maps.store import LineMaps, MapStore
 from nnunetv2_airway.training.ranks import all_gather, barrier, ranks, shard
 from nnunetv2_airway.training.sampling.dataset import MappedDataset
-from nnunetv2_airway.training.sampling.hard_regions import HardRegions
+from nnunetv2_airway.training.sampling.hard_regions import HardRegions, MinedMaps
 
 
 def prepare_datasets(
@@ -30,12 +32,17 @@ def prepare_datasets(
         RuntimeError, UserError: preprocessed cases cannot be trained on, see ``check_cases``.
     """
     check_cases(trainer, training, validation)
-    maps = {name: _prepare_maps(trainer, name, training, validation) for name in trainer.map_names}
-    sampling = trainer.phase.sampling
-    hard = {}
-    if sampling is not None and sampling.hard:
-        hard = _prepare_hard_regions(trainer, training, maps["centerline"])
-    return MappedDataset(training, maps, sampling, hard), MappedDataset(validation, maps, trainer.validation_sampling)
+    of_labels = {name: _prepare_maps(trainer, name, training, validation) for name in trainer.map_names if name in MAPS}
+    readers = {LINE: LineMaps(of_labels["centerline"]), **of_labels} if LINE in trainer.map_names else of_labels
+    maps = {name: readers.get(name) for name in trainer.map_names}
+    hard, mined = {}, {}
+    if trainer.phase.mines:
+        regions, hard = _prepare_hard_regions(trainer, training, of_labels["centerline"])
+        mined = {name: MinedMaps(regions, name) for name in regions.map_names}
+    return (
+        MappedDataset(training, {**maps, **mined}, trainer.phase.sampling, hard),
+        MappedDataset(validation, maps, trainer.validation_sampling),
+    )
 
 
 def _prepare_maps(trainer: nnUNetTrainer, name: str, *datasets: nnUNetBaseDataset) -> MapStore:
@@ -68,22 +75,25 @@ def _prepare_maps(trainer: nnUNetTrainer, name: str, *datasets: nnUNetBaseDatase
     return maps
 
 
-def _prepare_hard_regions(trainer: nnUNetTrainer, training: nnUNetBaseDataset, maps: MapStore) -> dict:
+def _prepare_hard_regions(
+    trainer: nnUNetTrainer, training: nnUNetBaseDataset, maps: MapStore
+) -> tuple[HardRegions, dict[str, np.ndarray]]:
     """Mine the hard regions that this training has not mined yet, shared out over the ranks.
 
     Returns:
-        Mined voxels (N, 3) of all training cases by name.
+        Where they are, and the mined voxels (N, 3) of all training cases by name.
     """
     # the start of its first epoch names a training: checkpoints carry it on
     run = all_gather(str(trainer.logger.get_value("epoch_start_timestamps", step=0)))[0]
-    store = HardRegions(Path(trainer.output_folder, "hard_regions"), maps, run)
+    mined = tuple(name for name in trainer.map_names if name in MINED)
+    store = HardRegions(Path(trainer.output_folder, "hard_regions"), maps, run, mined)
     missing = store.missing(training.identifiers)
     if missing:
         trainer.print_to_log_file(f"Mining hard regions: the network predicts {len(missing)} training cases once.")
     trainer.set_deep_supervision_enabled(False)
     store.mine(
         shard(missing),
-        lambda case: training.load_case(case)[0][:],
+        lambda case: training.load_case(case)[:2],
         _predictor(trainer).predict_sliding_window_return_logits,
         progress=trainer.local_rank == 0,
     )
@@ -97,7 +107,7 @@ def _prepare_hard_regions(trainer: nnUNetTrainer, training: nnUNetBaseDataset, m
         f"Hard regions: {missed} of {line} centerline voxels ({missed / max(line, 1):.1%}) in {len(hard)} training "
         f"cases were missed ({len(missing)} cases mined now)."
     )
-    return hard
+    return store, hard
 
 
 def _predictor(trainer: nnUNetTrainer) -> nnUNetPredictor:

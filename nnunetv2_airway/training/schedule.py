@@ -9,7 +9,8 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from nnunetv2_airway.losses.rows import Loss, Weight
+from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Weight
+from nnunetv2_airway.training.maps.kinds import LINE, MINED
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Phase:
 
     Args:
         epochs: how long the phase lasts.
-        loss: a row of ``losses.rows``.
+        loss: a row of ``losses.rows``, or a sum of several.
         weights: terms of a voxel's weight in the loss, added up; none is 1 everywhere.
         sampling: shares of a batch; None leaves them to nnU-Net, which has a third of the patches hold foreground.
         lr_milestones: epochs of this phase, counted from 0, from which on the learning rate is divided by 10 once more.
@@ -92,14 +93,14 @@ class Phase:
     """
 
     epochs: int
-    loss: Loss
+    loss: Loss | SumOfLosses
     weights: tuple[Weight, ...] = ()
     sampling: Sampling | None = RANDOM
     lr_milestones: tuple[int, ...] = ()
     label_cut: float = 0.5
 
     def __post_init__(self):
-        if not hasattr(self.loss, "sums"):
+        if not hasattr(self.loss, "sums") and not isinstance(self.loss, SumOfLosses):
             raise ValueError(f"a loss of nnunetv2_airway.losses.rows is needed, such as DICE; got {self.loss!r}")
         if not isinstance(self.weights, tuple) or not all(hasattr(row, "weigh") for row in self.weights):
             raise ValueError(
@@ -116,6 +117,17 @@ class Phase:
         if not 0.5 <= self.label_cut <= 1:
             raise ValueError(f"a label_cut from 0.5 to 1 is needed, got {self}")
 
+    @property
+    def map_names(self) -> set[str]:
+        """The maps that its loss and weights need."""
+        parts = self.loss.parts if isinstance(self.loss, SumOfLosses) else ()
+        return {row.map_name for row in (*parts, *self.weights)} - {None}
+
+    @property
+    def mines(self) -> bool:
+        """Whether it needs predictions of an earlier phase's network, for patches or for maps."""
+        return bool(self.map_names & set(MINED)) or (self.sampling is not None and self.sampling.hard > 0)
+
     def __str__(self):
         weights = " + ".join(row.name for row in self.weights) or "none"
         words = [f"loss {self.loss.name}", f"weights {weights}", f"patches {self.sampling or 'as nnU-Net'}"]
@@ -130,17 +142,17 @@ def check_schedule(phases: Sequence[Phase]) -> None:
     """Refuse a schedule that cannot be trained.
 
     Raises:
-        ValueError: no tuple of phases, or a first phase with hard-region sampling.
+        ValueError: no tuple of phases, or a first phase that needs hard regions.
     """
     if not isinstance(phases, Sequence) or not phases or not all(isinstance(row, Phase) for row in phases):
         raise ValueError(
             f"a schedule of at least one Phase is needed, such as phases = (Phase(100, DICE),) with its comma; got "
             f"{phases!r}"
         )
-    if phases[0].sampling is not None and phases[0].sampling.hard:
+    if phases[0].mines:
         raise ValueError(
-            f"the first phase cannot sample hard regions ({phases[0].sampling}): they are what the network of an "
-            f"earlier phase misses. Begin with a phase that does not."
+            f"the first phase cannot sample hard regions, or weigh what was missed ({phases[0]}): they are what the "
+            f"network of an earlier phase misses. Begin with a phase that does not."
         )
 
 
@@ -178,10 +190,10 @@ def learning_rate_factor(phases: Sequence[Phase], epoch: int) -> float:
 
 def needed_maps(phases: Sequence[Phase], validation_sampling: Sampling | None) -> set[str]:
     """Name the maps that the weights of a schedule and the patches of training and validation need."""
-    needed = {row.map_name for phase in phases for row in phase.weights} - {None}
+    needed = set().union(*(phase.map_names for phase in phases))
     samplings = (validation_sampling, *(phase.sampling for phase in phases))
     chosen = any(sampling is not None and sampling.random < 1 for sampling in samplings)
-    return needed | {"centerline"} if chosen else needed
+    return needed | {"centerline"} if chosen or needed & {LINE, *MINED} else needed
 
 
 def describe(phases: Sequence[Phase], index: int) -> str:

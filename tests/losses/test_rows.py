@@ -23,6 +23,9 @@ MAPS = {
     "centerline": torch.randint(0, 256, SHAPE, generator=RANDOM).to(torch.uint8),
     "components": torch.randint(1, 4, SHAPE, generator=RANDOM),
     "branches": torch.randint(1, 9, SHAPE, generator=RANDOM),
+    "line": (torch.rand(SHAPE, generator=RANDOM) > 0.7).to(torch.uint8),
+    "missed": torch.randint(0, 256, SHAPE, generator=RANDOM).to(torch.uint8),
+    "breakage": torch.randint(0, 256, SHAPE, generator=RANDOM).to(torch.uint8),
 }
 
 
@@ -112,10 +115,53 @@ def test_ignored_voxels_count_nowhere_at_any_resolution(name, region):
         assert whole(outputs, [*targets, numbers]).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def criterion(row, *weights, **options) -> SupervisionLoss:
+    options = {"ignore_label": None, "maps": tuple(MAPS), **options}
+    return SupervisionLoss(row, weights, foreground_label=1, ddp=False, **options).eval()
+
+
 def test_a_sum_of_losses():
-    row = rows.DICE_AND_WEIGHTED_CROSS_ENTROPY
-    expected = value(rows.DICE, Z, W) + value(rows.WEIGHTED_CROSS_ENTROPY, Z, W)
-    assert value(row, Z, W).item() == pytest.approx(expected.item())
+    weight = rows.LOCAL_IMBALANCE
+    found = criterion(rows.DICE_AND_WEIGHTED_CROSS_ENTROPY, weight)(Z, [G, *MAPS.values()])
+    parts = (criterion(row, weight)(Z, [G, *MAPS.values()]) for row in (rows.DICE, rows.WEIGHTED_CROSS_ENTROPY))
+    assert found.item() == pytest.approx(sum(parts).item())
+
+
+def test_the_loss_of_aiib23_s_winner_as_printed():
+    decoder, encoder = Z, -0.5 * Z
+    row, weights = rows.AIIB23, (rows.LOCAL_IMBALANCE, rows.MISSED_CENTERLINE, rows.BREAKAGE)
+    found = criterion(row, *weights)([decoder, encoder], [G, *MAPS.values()])
+    w = rows.LOCAL_IMBALANCE.weigh(G, {}, sample=False).double()
+    w = w + 0.5 * (MAPS["missed"] / 255).double() ** 2 * (G > 0) + (MAPS["breakage"] / 255).double()
+    s, g = (MAPS["line"] * G).double(), G.double()
+
+    def union(p):
+        return 1 - (w * (p + 1e-4) ** 0.7 * g).sum().add(1) / (w * (0.2 * p + 0.8 * g)).sum().add(1)
+
+    def dice(p):
+        return 1 - (2 * (p * g).sum() + 2) / (p.sum() + g.sum() + 2)
+
+    p, q = torch.sigmoid(decoder), torch.sigmoid(encoder)
+    missed_line = 1 - ((p * s).sum() + 1e-5) / (s.sum() + 1e-5)
+    expected = union(p) + 0.5 * union(q) + 0.5 * (dice(p) + dice(q)) + 2 * missed_line
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    z = Z.clone().requires_grad_()
+    loss = criterion(row, *weights)
+    assert torch.autograd.gradcheck(lambda z: loss([z, -z], [G, *MAPS.values()]), z, atol=1e-8, rtol=1e-6)
+
+
+def test_a_sum_of_losses_leaves_out_ignored_voxels_and_takes_lower_resolutions():
+    row, weights = rows.AIIB23, (rows.MISSED_CENTERLINE, rows.BREAKAGE)
+    ignored = G.clone()
+    ignored[:, :, 1:] = 2
+    found = criterion(row, *weights, ignore_label=2)(Z, [ignored, *MAPS.values()])
+    first = [G[:, :, :1], *(values[:, :, :1] for values in MAPS.values())]
+    assert found.item() == pytest.approx(criterion(row, *weights)(Z[:, :, :1], first).item(), rel=1e-6)
+    line = rows.SumOfLosses("line", (rows.Term(rows.DICE, map_name="line"),))
+    labels, half = [G, G[..., ::2]], Z[..., ::2]
+    lower = criterion(line, output_weights=[0.0, 1.0])([Z, half], [*labels, *MAPS.values()])
+    expected = union_loss(torch.sigmoid(half), MAPS["line"][..., 1::2] * labels[1], alpha=0.5, beta=0.5)
+    assert lower.item() == pytest.approx(expected.item())
 
 
 def test_the_label_decides_where_numbers_count():

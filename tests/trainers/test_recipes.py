@@ -40,6 +40,10 @@ AIRWAYS = {
     "WingsBranchWeighted": (
         WINGSNET, TANG, ADAMW, None, [LIB[0], (50, "Dice", "inverse branch size", *LIB[1][3:])]
     ),
+    "WingsAIIB23": (
+        WINGSNET, TANG, ADAMW, None,
+        [LIB[0], (50, "AIIB23", "local imbalance + missed centerline + breakage", *LIB[1][3:])],
+    ),
 }  # fmt: skip
 LESIONS = {
     "InverseWeightedDice": ("Dice", "inverse component size"),
@@ -80,7 +84,8 @@ def test_an_airway_recipe_is_its_paper_s(make, tiny, name):
     assert trainer.windows == windows and trainer.network.hounsfield.factor.shape[1] == len(windows)
     (group,) = trainer.optimizer.param_groups
     assert (group["lr"], group["weight_decay"], group.get("momentum")) == (learning_rate, weight_decay, momentum)
-    assert (trainer.rotation, trainer.batch_size, trainer.patches_per_case) == (rotation, 32, 16)
+    batch = 20 if name == "WingsAIIB23" else 32
+    assert (trainer.rotation, trainer.batch_size, trainer.patches_per_case) == (rotation, batch, 16)
     assert schedule(trainer) == rows and trainer.num_epochs == sum(row[0] for row in rows)
     assert trainer.loss.loss == DICE and trainer.monitors_tree
 

@@ -61,6 +61,27 @@ def test_the_map_goes_where_the_label_goes(dummy_2d):
     assert moved == 20
 
 
+def test_a_map_that_goes_on_outside_the_label_moves_as_the_ct_does():
+    augment = pipeline(spatial=1, intensity=0, names=("line", "breakage"))
+    closeness, label = drawn_case()
+    line = torch.zeros_like(label)
+    for plane in range(4, 22):
+        line[plane, 11 + plane // 2, 12] = 1
+    lengths = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        blurred = torch.nn.functional.avg_pool3d(closeness[None].float(), 5, 1, 2).round()
+        out = augment(image=blurred, segmentation=torch.stack((label, line, blurred[0].short())))
+        target, found_line, found = out["segmentation"]
+        torch.testing.assert_close(out["image"], found.float(), atol=0.6, rtol=0)
+        assert found.dtype == torch.uint8 and (found[target == 0] > 0).any()
+        assert set(found_line.unique().tolist()) == {0, 1}
+        assert (found_line * target).sum() > 0.8 * found_line.sum()
+        lengths.append(int(found_line.sum()))
+    assert 0.5 < np.mean(lengths) / line.sum() < 1.5, "of much the same length, though some leaves the patch"
+
+
 def test_intensity_transforms_leave_the_map_alone():
     augment = pipeline(spatial=0, intensity=1)
     augment.transforms = [step for step in augment.transforms if type(step).__name__ != "MirrorTransform"]

@@ -4,7 +4,16 @@ from collections import Counter
 
 import pytest
 
-from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, FOCAL, INVERSE_COMPONENT, LOCAL_IMBALANCE, TANG
+from nnunetv2_airway.losses.rows import (
+    AIIB23,
+    BREAKAGE,
+    CENTERLINE_DISTANCE,
+    DICE,
+    FOCAL,
+    INVERSE_COMPONENT,
+    LOCAL_IMBALANCE,
+    TANG,
+)
 from nnunetv2_airway.training.schedule import (
     HARD_RANDOM,
     HARD_SMALL_RANDOM,
@@ -14,6 +23,7 @@ from nnunetv2_airway.training.schedule import (
     check_schedule,
     first_epoch,
     learning_rate_factor,
+    needed_maps,
     phase_at,
 )
 
@@ -78,6 +88,9 @@ def test_shares_that_are_none_are_refused(shares):
 
 def test_a_schedule_that_cannot_be_trained_is_refused():
     check_schedule(PHASES)
+    with pytest.raises(ValueError, match="first phase cannot sample hard regions, or weigh what was missed"):
+        check_schedule((Phase(1, DICE, (BREAKAGE,)),))
+    assert needed_maps((Phase(1, DICE), Phase(1, AIIB23, (BREAKAGE,))), None) == {"line", "breakage", "centerline"}
     with pytest.raises(ValueError, match="first phase cannot sample hard regions"):
         check_schedule(PHASES[1:])
     for phases in ((), Phase(1, DICE), [DICE], None):

@@ -12,7 +12,7 @@ from nnunetv2_airway.conversion.layout import Case, case_of, image_files, paired
 
 
 def find_cases(sources: Sequence[Path]) -> list[Case]:
-    """Pair images folders with labels folders; what lies in ``imagesVal``, ``imagesTs`` and ``lung-ct`` is to predict."""
+    """Pair images folders with labels folders; ``imagesVal``, ``imagesTs`` and ``lung-ct`` hold CTs to predict."""
     cases = paired_folders(sources, "images(Tr)?", "labels(Tr)?")
     for folder in subfolders(sources, "images(Val|Ts)|lung-ct"):
         cases += [case_of(name, cts, None) for name, cts in image_files(folder).items()]

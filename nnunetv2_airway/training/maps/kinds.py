@@ -1,4 +1,8 @@
-"""The maps that training can carry beside the label, by name."""
+"""The maps that training can carry beside the label, by name.
+
+Most are computed from the label once. "line" is the centerline alone, read from the "centerline" map; "missed" and
+"breakage" are mined with the hard regions, and 0 before that and in validation.
+"""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -26,14 +30,12 @@ class MapKind:
         version: part of each file's fingerprint: another one has every map of the kind computed again.
         compute: from a mask (Z, Y, X) bool and its spacing (z, y, x) in mm to the map (Z, Y, X) and, by kind of patch,
             voxels (N, 3) int to place patches around.
-        numbers: the map numbers pieces, so it is carried by the nearest voxel; else its values are interpolated.
     """
 
     title: str
     folder: str
     version: str
     compute: Callable[[np.ndarray, Spacing], tuple[np.ndarray, Points]]
-    numbers: bool
 
 
 def _centerline(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, Points]:
@@ -50,18 +52,27 @@ def _branches(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, Points]:
 
 
 MAPS = {
-    "centerline": MapKind("airway maps", "airway_maps", f"2 {SMALL_RADIUS}", _centerline, numbers=False),
-    "components": MapKind("component maps", "component_maps", "2", _components, numbers=True),
-    "branches": MapKind("branch maps", "branch_maps", f"2 {TREE_VERSION}", _branches, numbers=True),
+    "centerline": MapKind("airway maps", "airway_maps", f"2 {SMALL_RADIUS}", _centerline),
+    "components": MapKind("component maps", "component_maps", "2", _components),
+    "branches": MapKind("branch maps", "branch_maps", f"2 {TREE_VERSION}", _branches),
 }
+
+"""Those that are computed from the label."""
+LINE = "line"
+MISSED, BREAKAGE = MINED = ("missed", "breakage")
+NAMES = (*MAPS, LINE, *MINED)
+NUMBERS = ("components", "branches", LINE)
+"""Carried by the nearest voxel; the values of others are interpolated."""
+EVERYWHERE = (BREAKAGE,)
+"""Not only on the label's foreground."""
 
 
 def known_maps(names: Collection[str]) -> tuple[str, ...]:
-    """Return names of maps in the order of ``MAPS``.
+    """Return names of maps in the order of ``NAMES``.
 
     Raises:
         ValueError: one is not known.
     """
-    if unknown := set(names) - MAPS.keys():
-        raise ValueError(f"the schedule's weights need maps called {unknown}, known are {', '.join(MAPS)}")
-    return tuple(name for name in MAPS if name in names)
+    if unknown := set(names) - set(NAMES):
+        raise ValueError(f"the schedule's weights need maps called {unknown}, known are {', '.join(NAMES)}")
+    return tuple(name for name in NAMES if name in names)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import blosc2
 import numpy as np
@@ -19,7 +20,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import atomic_path
 from nnunetv2_airway.io.parallel import finished_cases
-from nnunetv2_airway.training.maps.kinds import MAPS, MapKind
+from nnunetv2_airway.training.maps.kinds import MAPS, MapKind, Points
+from nnunetv2_airway.tree.centerline import ON_LINE
 
 ENTRY = "nnunetv2_airway"
 
@@ -49,6 +51,16 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class OnLine:
+    """The centerline, 1 there and 0 elsewhere, of a map of closeness (Z, Y, X)."""
+
+    closeness: Stored
+
+    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+        return self.closeness[box] == ON_LINE
+
+
+@dataclass(frozen=True)
 class CaseMap:
     """A map of one case.
 
@@ -57,8 +69,26 @@ class CaseMap:
         points: voxels (plane, row, column) to place patches around, (N, 3) int, by kind of patch.
     """
 
-    values: Stored
+    values: Stored | OnLine
     points: Mapping[str, np.ndarray]
+
+
+class MapReader(Protocol):
+    """What has maps of cases."""
+
+    def read(self, case: str) -> CaseMap:
+        """Open the map of a case."""
+
+
+@dataclass(frozen=True)
+class LineMaps:
+    """The maps called "line", read from those called "centerline"."""
+
+    maps: "MapStore"
+
+    def read(self, case: str) -> CaseMap:
+        """Open the map of a case; errors are those of ``MapStore.read``."""
+        return CaseMap(OnLine(self.maps.read(case).values), {})
 
 
 @dataclass(frozen=True)
@@ -112,7 +142,7 @@ class MapStore:
 
     def missing(self, cases: Sequence[str]) -> list[str]:
         """List the cases whose maps are not there, cannot be read, or belong to an earlier preprocessing."""
-        return [case for case in cases if self._fingerprint_on_disk(case) != self.fingerprint(case)]
+        return [case for case in cases if fingerprint_on_disk(self._file(case)) != self.fingerprint(case)]
 
     def prepare(
         self,
@@ -153,23 +183,11 @@ class MapStore:
         Raises:
             RuntimeError: it is not there or cannot be read; the file is named.
         """
-        file = self._file(case)
-        try:
-            values, entry = _open(file)
-            points = {name: np.frombuffer(voxels, np.int32).reshape(-1, 3) for name, voxels in entry["points"].items()}
-        except Exception as error:
-            raise RuntimeError(
-                f"cannot read the map {file}; start the training again with --c: it computes what is missing"
-            ) from error
-        damaged = (
-            f"the map {file} is damaged: delete this file and start the training again with --c; it computes what is "
-            f"missing"
-        )
-        return CaseMap(Stored(values, damaged), points)
+        return read_map(self._file(case))
 
     def _prepare_case(self, dataset: nnUNetBaseDataset, case: str, declared: tuple[int, ...]) -> None:
         fingerprint = self.fingerprint(case)
-        if self._fingerprint_on_disk(case) == fingerprint:
+        if fingerprint_on_disk(self._file(case)) == fingerprint:
             return  # another training was faster
         label = dataset.load_case(case)[1]
         array = label[0]
@@ -179,32 +197,57 @@ class MapStore:
                 f"label in the raw data set and run nnUNetv2_plan_and_preprocess again"
             )
         values, points = self.kind.compute(np.isin(array, self.foreground), self.spacing)
-        with atomic_path(self._file(case)) as temporary:
-            # the label's own chunks, as both are read together
-            shapes = {name: getattr(label, name)[1:] for name in ("chunks", "blocks") if hasattr(label, name)}
-            # one thread: several write blocks in the order in which they end, and no two files would be alike
-            # no filter: what blosc2 shuffles takes four times as long to read
-            cparams = {"codec": blosc2.Codec.ZSTD, "filters": [blosc2.Filter.NOFILTER], "nthreads": 1}
-            array = blosc2.asarray(values, urlpath=str(temporary), cparams=cparams, **shapes)
-            stored = {name: voxels.astype(np.int32).tobytes() for name, voxels in points.items()}
-            array.schunk.vlmeta[ENTRY] = {
-                "fingerprint": fingerprint,
-                "points": stored,
-                "digest": _digest(array, stored),
-            }
-
-    def _fingerprint_on_disk(self, case: str) -> str | None:
-        file = self._file(case)
-        if not file.exists():
-            return None
-        try:
-            array, entry = _open(file)
-            return entry["fingerprint"] if entry["digest"] == _digest(array, entry["points"]) else None
-        except Exception:  # not whole, or not ours: what is read from it may be anything
-            return None
+        write_map(self._file(case), values, points, fingerprint, like=label)
 
     def _file(self, case: str) -> Path:
         return self.folder / f"{case}.b2nd"
+
+
+def write_map(file: Path, values: np.ndarray, points: Points, fingerprint: str, *, like: blosc2.NDArray) -> None:
+    """Write a map (Z, Y, X) with its points, in the chunks of a label (C, Z, Y, X), as both are read together."""
+    with atomic_path(file) as temporary:
+        shapes = {name: getattr(like, name)[1:] for name in ("chunks", "blocks") if hasattr(like, name)}
+        # one thread: several write blocks in the order in which they end, and no two files would be alike
+        # no filter: what blosc2 shuffles takes four times as long to read
+        cparams = {"codec": blosc2.Codec.ZSTD, "filters": [blosc2.Filter.NOFILTER], "nthreads": 1}
+        array = blosc2.asarray(values, urlpath=str(temporary), cparams=cparams, **shapes)
+        stored = {name: voxels.astype(np.int32).tobytes() for name, voxels in points.items()}
+        array.schunk.vlmeta[ENTRY] = {
+            "fingerprint": fingerprint,
+            "points": stored,
+            "digest": _digest(array, stored),
+        }
+
+
+def read_map(file: Path) -> CaseMap:
+    """Open a map.
+
+    Raises:
+        RuntimeError: it is not there or cannot be read; the file is named.
+    """
+    try:
+        values, entry = _open(file)
+        points = {name: np.frombuffer(voxels, np.int32).reshape(-1, 3) for name, voxels in entry["points"].items()}
+    except Exception as error:
+        raise RuntimeError(
+            f"cannot read the map {file}; start the training again with --c: it computes what is missing"
+        ) from error
+    damaged = (
+        f"the map {file} is damaged: delete this file and start the training again with --c; it computes what is "
+        f"missing"
+    )
+    return CaseMap(Stored(values, damaged), points)
+
+
+def fingerprint_on_disk(file: Path) -> str | None:
+    """Read what a map was made from; None where it is not there or not whole."""
+    if not file.exists():
+        return None
+    try:
+        array, entry = _open(file)
+        return entry["fingerprint"] if entry["digest"] == _digest(array, entry["points"]) else None
+    except Exception:  # not whole, or not ours: what is read from it may be anything
+        return None
 
 
 def _open(file: Path) -> tuple[blosc2.NDArray, dict]:

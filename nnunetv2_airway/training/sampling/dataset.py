@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
-from nnunetv2_airway.training.maps.store import MapStore, Stored
+from nnunetv2_airway.training.maps.store import MapReader, Stored
 from nnunetv2_airway.training.schedule import Sampling
 
 
@@ -18,7 +18,8 @@ class WithMaps:
     """A label (C, Z, Y, X) with maps (Z, Y, X) as further channels; read from disk when sliced, as int16."""
 
     label: Stored
-    maps: Sequence[Stored]
+    maps: Sequence[Stored | None]
+    """None is 0 everywhere."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -29,8 +30,10 @@ class WithMaps:
         channels, *place = box
         if channels != slice(None):
             raise IndexError(f"only whole channels can be read, got {channels}")
-        parts = (self.label[box], *(values[tuple(place)][None] for values in self.maps))
-        return np.concatenate(parts, dtype=np.int16, casting="unsafe")
+        label = self.label[box]
+        nothing = np.zeros((1, *label.shape[1:]), np.uint8)
+        maps = (nothing if values is None else values[tuple(place)][None] for values in self.maps)
+        return np.concatenate((label, *maps), dtype=np.int16, casting="unsafe")
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,13 @@ class MappedDataset:
 
     Args:
         dataset: nnU-Net's.
-        maps: of all its cases, by name.
+        maps: of all its cases, by name; None is 0 everywhere.
         sampling: what the patches of a batch must hold; None leaves that to nnU-Net.
         hard: mined voxels (N, 3) by case.
     """
 
     dataset: nnUNetBaseDataset
-    maps: Mapping[str, MapStore]
+    maps: Mapping[str, MapReader | None]
     sampling: Sampling | None
     hard: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -57,15 +60,15 @@ class MappedDataset:
     def load_case(self, identifier: str) -> tuple[Stored, WithMaps, np.ndarray | None, dict]:
         """Load a case as nnU-Net does; with a sampling, ``class_locations`` holds voxels by kind of patch as well."""
         image, label, previous, properties = self.dataset.load_case(identifier)
-        maps = [store.read(identifier) for store in self.maps.values()]
+        maps = {name: store and store.read(identifier) for name, store in self.maps.items()}
         if self.sampling is not None:
             points = {"hard": self.hard.get(identifier, ())}
-            for case_map in maps:
+            for case_map in filter(None, maps.values()):
                 points.update(case_map.points)
             properties = {**properties, "class_locations": {**properties["class_locations"], **points}}
         damaged = (
             f"the preprocessed CT or label of case {identifier} is damaged: delete this case's preprocessed files, run "
             f"nnUNetv2_preprocess again, and go on with --c"
         )
-        label = WithMaps(Stored(label, damaged), [case_map.values for case_map in maps])
+        label = WithMaps(Stored(label, damaged), [case_map and case_map.values for case_map in maps.values()])
         return Stored(image, damaged), label, previous, properties

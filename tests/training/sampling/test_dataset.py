@@ -5,13 +5,14 @@ import pytest
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunetv2_airway.training.maps.store import CaseMap, Stored
+from nnunetv2_airway.training.maps.store import CaseMap, LineMaps, Stored
 from nnunetv2_airway.training.sampling.dataset import MappedDataset, WithMaps
 from nnunetv2_airway.training.schedule import RANDOM
 
 CT = np.random.default_rng(0).normal(-800, 100, (1, 9, 10, 11)).astype(np.float32)
 LABEL = np.random.default_rng(2).integers(-1, 3, CT.shape).astype(np.int8)
 CLOSENESS = np.random.default_rng(1).integers(0, 256, CT.shape[1:]).astype(np.uint8)
+CLOSENESS[2, 3, 4] = 255
 
 
 @pytest.mark.parametrize("box", [[[1, 5], [2, 9], [0, 11]], [[-3, 4], [5, 14], [-2, 13]]])
@@ -44,6 +45,17 @@ def test_a_case_brings_its_voxels_by_kind_and_leaves_nnunet_s_properties_alone()
     assert np.array_equal(locations["centerline"], line) and 1 in locations
     assert set(original["class_locations"]) == {1}
     assert len(MappedDataset(dataset, maps, RANDOM).load_case("a")[3]["class_locations"]["hard"]) == 0
+
+
+def test_maps_that_are_not_there_are_zero_and_the_line_is_what_is_closest():
+    dataset = SimpleNamespace(identifiers=["a"], load_case=lambda case: (CT, LABEL, None, {"class_locations": {}}))
+    centerline = SimpleNamespace(read=lambda case: CaseMap(CLOSENESS, {}))
+    maps = {"centerline": centerline, "line": LineMaps(centerline), "missed": None}
+    _, label, _, _ = MappedDataset(dataset, maps, RANDOM).load_case("a")
+    assert label.shape == (4, 9, 10, 11)
+    found = label[:, 1:4, :, 2:5]
+    assert np.array_equal(found[0], LABEL[0, 1:4, :, 2:5]) and np.array_equal(found[1], CLOSENESS[1:4, :, 2:5])
+    assert np.array_equal(found[2], CLOSENESS[1:4, :, 2:5] == 255) and found[2].any() and not found[3].any()
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["CT", "label"])

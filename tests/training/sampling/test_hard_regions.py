@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_airway.training.sampling.hard_regions import HardRegions, missed
+from nnunetv2_airway.training.maps.kinds import BREAKAGE, MINED, MISSED
+from nnunetv2_airway.training.maps.mined import missed_closeness
+from nnunetv2_airway.training.sampling.hard_regions import HardRegions, MinedMaps, missed
 
 LINE = np.array([[0, 1, 2], [3, 4, 5], [2, 0, 6]])
 
@@ -34,6 +36,7 @@ def test_a_diverged_network_does_not_pass_for_a_perfect_one():
 
 
 class Maps:
+    spacing, foreground = (2.5, 0.8, 0.6), (1,)
     lines = {"a": LINE, "b": LINE[:2], "empty": LINE[:0]}  # noqa: RUF012
     version = "1"
 
@@ -44,8 +47,10 @@ class Maps:
         return f"{case}{self.version}"
 
 
-def ct_of(case):
-    return np.full((1, 5, 6, 7), ord(case[0]), np.float32)
+def load(case):
+    label = np.zeros((1, 5, 6, 7), np.int8)
+    label[(0, *Maps.lines[case].T)] = 1
+    return np.full((1, 5, 6, 7), ord(case[0]), np.float32), label
 
 
 def mine(store, cases):
@@ -55,7 +60,7 @@ def mine(store, cases):
         seen.append(chr(int(ct[0, 0, 0, 0])))
         return logits_of(LINE[:1], 2)
 
-    store.mine(cases, ct_of, predict, progress=False)
+    store.mine(cases, load, predict, progress=False)
     return seen
 
 
@@ -82,6 +87,26 @@ def test_mined_again_in_another_training_after_new_preprocessing_and_when_damage
     for content in (b"", file.read_bytes()[:100], b"x" * 500):
         file.write_bytes(content)
         assert store.missing(["a", "b"]) == ["a"]
+
+
+def test_maps_are_mined_with_the_voxels_and_again_when_one_is_damaged(tmp_path):
+    store = HardRegions(tmp_path, Maps(), "run 1")
+    mine(store, ["a"])
+    store = HardRegions(tmp_path, Maps(), "run 1", MINED)
+    assert store.missing(["a", "empty"]) == ["a", "empty"], "its maps are missing"
+    assert mine(store, ["a", "empty"]) == ["a", "e"]
+    assert store.missing(["a", "empty"]) == [] and store.read("a").tolist() == LINE[1:].tolist()
+    mask = load("a")[1][0] > 0
+    expected = missed_closeness(mask, LINE, np.array([False, True, True]), Maps.spacing)
+    assert np.array_equal(MinedMaps(store, MISSED).read("a").values[:, :, :], expected) and expected.max() == 255
+    assert not MinedMaps(store, MISSED).read("empty").values[:, :, :].any()
+    assert not MinedMaps(store, BREAKAGE).read("a").values[:, :, :].any()
+    file = store.map_file("a", BREAKAGE)
+    file.write_bytes(file.read_bytes()[:-9])
+    assert store.missing(["a", "empty"]) == ["a"]
+    file.unlink()
+    with pytest.raises(RuntimeError, match=r"cannot read the map .*a_breakage\.b2nd"):
+        MinedMaps(store, BREAKAGE).read("a")
 
 
 def test_an_interruption_while_writing_leaves_no_half_file(tmp_path, monkeypatch):
