@@ -103,6 +103,7 @@ setup(
     package_data={"nnunetv2_airway.report.page": ["assets/*"]},
     entry_points={
         "console_scripts": [
+            "nnUNetv2_airway_challenge = nnunetv2_airway.cli.challenge:main",
             "nnUNetv2_airway_convert = nnunetv2_airway.cli.convert:main",
             "nnUNetv2_airway_demo = nnunetv2_airway.cli.demo:main",
             "nnUNetv2_airway_evaluate = nnunetv2_airway.cli.evaluate:main",

@@ -53,6 +53,44 @@ def read_part(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"-num_parts {args.num_parts} needs a -part_id of 0 to {args.num_parts - 1}, got {args.part_id}")
 
 
+def step_size(text: str) -> float:
+    """Parse a step of windows."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"a step above 0 and at most 1 is needed, got {text}")
+    return number
+
+
+def add_prediction_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Define the options of a prediction, nnU-Net's own; ``read_settings`` reads them."""
+    how = parser.add_argument_group("prediction, as in nnUNetv2_predict")
+    how.add_argument(
+        "-device", default=None, metavar="NAME", help="cpu, cuda or mps (default: cuda where there is one)"
+    )
+    how.add_argument("-f", nargs="+", default=(), metavar="FOLD", help="folds (default: all that the model has)")
+    how.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint (default: %(default)s)")
+    how.add_argument(
+        "-step_size", type=step_size, default=0.5, metavar="STEP", help="of windows, in patches (default: 0.5)"
+    )
+    how.add_argument("--disable_tta", action="store_true", help="do not also predict mirrored windows: faster")
+    return how
+
+
+def read_settings(args: argparse.Namespace):
+    """Make the ``inference.predictor.Settings`` of a prediction's options."""
+    import torch  # late, so that -h answers at once
+
+    from nnunetv2_airway.inference.predictor import Settings
+
+    return Settings(
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        folds=tuple(args.f),
+        checkpoint=args.chk,
+        step_size=args.step_size,
+        mirroring=not args.disable_tta,
+    )
+
+
 def add_ct_options(group: argparse._ArgumentGroup, outside: str) -> None:
     """Define how CTs are read: the lungs' box, HU, and the DICOM series.
 

@@ -9,9 +9,11 @@ import numpy as np
 from nnunetv2_airway.cli.common import (
     add_ct_options,
     add_part_options,
+    add_prediction_options,
     positive,
     read_part,
     read_scales,
+    read_settings,
     require_cases,
     run,
 )
@@ -50,16 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a model folder of nnU-Net (with plans.json and fold_0), a zip that nnU-Net exported, or a published "
         "checkpoint, see nnUNetv2_airway_import",
     )
-    how = parser.add_argument_group("prediction, as in nnUNetv2_predict")
-    how.add_argument(
-        "-device", default=None, metavar="NAME", help="cpu, cuda or mps (default: cuda where there is one)"
-    )
-    how.add_argument("-f", nargs="+", default=(), metavar="FOLD", help="folds (default: all that the model has)")
-    how.add_argument("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint (default: %(default)s)")
-    how.add_argument(
-        "-step_size", type=step_size, default=0.5, metavar="STEP", help="of windows, in patches (default: 0.5)"
-    )
-    how.add_argument("--disable_tta", action="store_true", help="do not also predict mirrored windows: faster")
+    how = add_prediction_options(parser)
     how.add_argument(
         "--spacing",
         type=side,
@@ -89,14 +82,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def step_size(text: str) -> float:
-    """Parse a step of windows."""
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"a step above 0 and at most 1 is needed, got {text}")
-    return number
-
-
 def side(text: str) -> float:
     """Parse a side of a voxel in mm."""
     number = float(text)
@@ -120,25 +105,16 @@ def _segment(args: argparse.Namespace) -> None:
     require_cases("accept", args.accept, names, args.i)
     require_cases("scale", list(filter(None, scales)), names, args.i)
     # late, so that -h and what is wrong so far are answered at once
-    import torch
-
     from nnunetv2_airway.conversion.case import Options
     from nnunetv2_airway.inference.dicom_seg import require_highdicom
     from nnunetv2_airway.inference.folder import segment_cases
     from nnunetv2_airway.inference.models import find_model
-    from nnunetv2_airway.inference.predictor import Settings, keep_freed_memory
+    from nnunetv2_airway.inference.predictor import keep_freed_memory
     from nnunetv2_airway.inference.published import what_was_imported
 
     keep_freed_memory()
     if args.dicom_seg:
         require_highdicom()
-    settings = Settings(
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        folds=tuple(args.f),
-        checkpoint=args.chk,
-        step_size=args.step_size,
-        mirroring=not args.disable_tta,
-    )
     model = find_model(args.m, window=args.window and tuple(args.window))
     if imported := what_was_imported(model):
         print(imported)
@@ -152,7 +128,7 @@ def _segment(args: argparse.Namespace) -> None:
             series=tuple(args.series),
             accept=case in args.accept,
         ),
-        settings=settings,
+        settings=read_settings(args),
         model_name=args.m.name,
         grid=args.spacing,
         ending=args.format,

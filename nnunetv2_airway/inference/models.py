@@ -17,13 +17,14 @@ CHECKPOINTS = (".pth", ".pt", ".ckpt", ".pkl")
 """Endings of published files; torch's own are zip archives, too."""
 
 
-def find_model(model: Path, *, window: tuple[float, float] | None = None) -> Path:
+def find_model(model: Path, *, window: tuple[float, float] | None = None, cache: Path | None = None) -> Path:
     """Find the model folder that a user means.
 
     Args:
         model: the folder, or one that holds only this one below; a zip of ``nnUNetv2_export_model_to_zip``; or a
             published checkpoint.
         window: of a published checkpoint, see ``import_published``.
+        cache: folder in which files are unpacked; by default below PyTorch's.
 
     Raises:
         UserError: it is neither, or there are several models in it.
@@ -34,9 +35,9 @@ def find_model(model: Path, *, window: tuple[float, float] | None = None) -> Pat
     elif not model.is_file():
         raise UserError(f"there is no model {model}: give an nnU-Net model folder, an exported zip or a checkpoint")
     elif model.suffix.lower() in CHECKPOINTS:
-        return _cached(model, lambda folder: import_published(model, folder, window=window), window)
+        return _cached(model, lambda folder: import_published(model, folder, window=window), cache, window)
     elif zipfile.is_zipfile(model):
-        found = _only_model(_cached(model, lambda folder: _unpack(model, folder)))
+        found = _only_model(_cached(model, lambda folder: _unpack(model, folder), cache))
     else:
         raise UserError(
             f"{model} is neither a model folder of nnU-Net, nor a zip of nnUNetv2_export_model_to_zip, nor a "
@@ -57,9 +58,9 @@ def _only_model(folder: Path) -> Path:
     return models[0]
 
 
-def _cached(file: Path, make, window: tuple[float, float] | None = None) -> Path:
+def _cached(file: Path, make, cache: Path | None, window: tuple[float, float] | None = None) -> Path:
     """Give the folder that is made of a file, unless that was done before."""
-    cache = Path(torch.hub.get_dir()) / "nnunetv2_airway" / FORMAT.replace(" ", "_")
+    cache = (cache or Path(torch.hub.get_dir())) / "nnunetv2_airway" / FORMAT.replace(" ", "_")
     name = digest_of(file) + ("_{:g}_{:g}".format(*window) if window else "")
     if (cache / name).is_dir():  # which may be on a disk that cannot be written
         return cache / name

@@ -1,7 +1,7 @@
 """From a CT in memory to its airway tree, and whether what came of it can be one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,17 +73,7 @@ def segment(
         predictor = load_predictor(find_model(Path(model)), settings or Settings(device=device))
     elif settings is not None:
         raise UserError("a predictor has settings of its own, leave out settings")
-    try:
-        hu, _ = to_hounsfield(sitk.GetArrayFromImage(image), None, lost=None, case="")
-    except UserError as error:
-        raise UserError(f"{error} (where a --scale SLOPE INTERCEPT is named: ct = SLOPE * ct + INTERCEPT)") from error
-    image = Grid.of(image).image(hu)
-    box, lungs, _ = region(image, None, margin=MARGIN)
-    if (problem := why_no_chest(image, box, lungs)) and not accept:
-        raise UserError(problem)
-    tree = find_tree(image, box, AirwayPredictor.of(predictor), grid)
-    if tree.problem and not accept:
-        raise UserError(tree.problem)
+    tree = segment_image(image, AirwayPredictor.of(predictor), grid=grid, accept=accept)
     return tree.mask if isinstance(ct, np.ndarray) else Grid.of(image).image(tree.mask)
 
 
@@ -101,6 +91,41 @@ def _as_image(ct: np.ndarray | sitk.Image, spacing: Sequence[float] | None) -> s
     if spacing is None:
         raise UserError("an array needs spacing=(z, y, x) in mm")
     return Grid.upright(checked_spacing(spacing)).image(ct)
+
+
+def segment_image(
+    ct: sitk.Image,
+    predictor: AirwayPredictor,
+    *,
+    grid: Sequence[float] | None = None,
+    accept: bool = False,
+    lost_scale: tuple[float, float] | None = None,
+) -> "Tree":
+    """Segment the airway tree of one chest CT as it was read.
+
+    Args:
+        ct: in HU, any orientation.
+        predictor: the model.
+        grid: see ``AirwayPredictor.segment_ct``.
+        accept: take also what does not look like an airway tree; what speaks against it is then the tree's problem.
+        lost_scale: slope and intercept that the CT may have lost, see ``to_hounsfield``.
+
+    Raises:
+        UserError: the CT is not in HU or no chest, or what the model finds is no airway tree.
+    """
+    try:
+        hu, _ = to_hounsfield(sitk.GetArrayViewFromImage(ct), None, lost=lost_scale, case="")
+    except UserError as error:
+        raise UserError(f"{error} (where a --scale SLOPE INTERCEPT is named: ct = SLOPE * ct + INTERCEPT)") from error
+    image = Grid.of(ct).image(hu)
+    box, lungs, _ = region(image, None, margin=MARGIN)
+    no_chest = why_no_chest(image, box, lungs)
+    if no_chest and not accept:
+        raise UserError(no_chest)
+    tree = find_tree(image, box, predictor, grid)
+    if tree.problem and not accept:
+        raise UserError(tree.problem)
+    return replace(tree, problem="; ".join(filter(None, (no_chest, tree.problem))))
 
 
 @dataclass(frozen=True)

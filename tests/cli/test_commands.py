@@ -5,11 +5,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.cli import convert, demo, evaluate, import_model, measure, phantom, postprocess, report, segment
+from nnunetv2_airway.cli import (
+    challenge,
+    convert,
+    demo,
+    evaluate,
+    import_model,
+    measure,
+    phantom,
+    postprocess,
+    report,
+    segment,
+)
 
 
 @pytest.mark.parametrize(
-    "module", [convert, demo, evaluate, import_model, measure, phantom, postprocess, report, segment]
+    "module", [challenge, convert, demo, evaluate, import_model, measure, phantom, postprocess, report, segment]
 )
 def test_help_needs_nothing(module, capsys):
     with pytest.raises(SystemExit) as end:

@@ -1,0 +1,58 @@
+"""``nnUNetv2_airway_challenge``: the entry point of a container for ATM'26."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from nnunetv2_airway.cli.common import add_prediction_options, read_settings, run
+from nnunetv2_airway.io.errors import some
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_airway_challenge",
+        description="Segment the airways as a container of the ATM'26 challenge (track 1) has to: CTs from "
+        "INPUT/images/lung-ct/*.mha, masks to OUTPUT/images/binary-airway-segmentation: output.mha for one CT, "
+        "CASE.mha for several. Writes nowhere else and needs no network. A CT that cannot be segmented gets an empty "
+        "mask, and the exit code is 1.",
+    )
+    parser.add_argument(
+        "-m", type=Path, required=True, metavar="MODEL", help="the model, as nnUNetv2_airway_segment takes it"
+    )
+    parser.add_argument("--input", type=Path, default=Path("/input"), metavar="FOLDER", help="(default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("/output"), metavar="FOLDER", help="(default: %(default)s)")
+    add_prediction_options(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    args = build_parser().parse_args(arguments)
+    run(lambda: _segment(args))
+
+
+def _segment(args: argparse.Namespace) -> None:
+    # late, so that -h answers at once
+    from nnunetv2_airway.inference.challenge import find_cts, segment_input
+    from nnunetv2_airway.inference.models import find_model
+    from nnunetv2_airway.inference.predictor import keep_freed_memory, load_predictor
+
+    find_cts(args.input)
+    keep_freed_memory()
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output) as cache:  # a model that is a file is unpacked there
+        predictor = load_predictor(find_model(args.m, cache=Path(cache)), read_settings(args))
+        failed = []
+        for outcome in segment_input(args.input, args.output, predictor):
+            if outcome.failure:
+                failed.append(outcome.name)
+                words = "an empty mask was written" if outcome.mask.size else "no mask, since its header tells no grid"
+                print(f"{outcome.name}: FAILED: {outcome.failure}; {words}", flush=True)
+                continue
+            print(f"{outcome.name}: {int(outcome.mask.sum())} voxels of airway", flush=True)
+            for doubt in outcome.doubts:
+                print(f"{outcome.name}: WARNING: {doubt}", flush=True)
+    if failed:
+        sys.exit(f"error: {len(failed)} CTs could not be segmented: {some(failed)}")
