@@ -35,24 +35,29 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _segment(args: argparse.Namespace) -> None:
     # late, so that -h answers at once
-    from nnunetv2_airway.inference.challenge import find_cts, segment_input
+    from nnunetv2_airway.inference.challenge import TREES, find_cts, mask_name, segment_input
     from nnunetv2_airway.inference.models import find_model
     from nnunetv2_airway.inference.predictor import keep_freed_memory, load_predictor
 
-    find_cts(args.input)
+    cts = find_cts(args.input)
     keep_freed_memory()
     args.output.mkdir(parents=True, exist_ok=True)
+    settings = read_settings(args)
     with tempfile.TemporaryDirectory(dir=args.output) as cache:  # a model that is a file is unpacked there
-        predictor = load_predictor(find_model(args.m, cache=Path(cache)), read_settings(args))
+        predictor = load_predictor(find_model(args.m, cache=Path(cache)), settings)
+        print(f"{len(cts)} CT{'s' * (len(cts) > 1)}, on {settings.device}", flush=True)
         failed = []
         for outcome in segment_input(args.input, args.output, predictor):
             if outcome.failure:
                 failed.append(outcome.name)
-                words = "an empty mask was written" if outcome.mask.size else "no mask, since its header tells no grid"
-                print(f"{outcome.name}: FAILED: {outcome.failure}; {words}", flush=True)
+                written = "no mask, since its header tells no grid" if outcome.voxels is None else "its mask is empty"
+                print(f"{outcome.name}: FAILED: {outcome.failure}; {written}", flush=True)
                 continue
-            print(f"{outcome.name}: {int(outcome.mask.sum())} voxels of airway", flush=True)
+            print(f"{outcome.name}: {outcome.voxels} voxels of airway", flush=True)
             for doubt in outcome.doubts:
                 print(f"{outcome.name}: WARNING: {doubt}", flush=True)
+    names = {mask_name(ct, cts) for ct in cts}
+    if others := sorted(file.name for file in (args.output / TREES).iterdir() if file.name not in names):
+        print(f"WARNING: {args.output / TREES} also holds {some(others)}, not of this run", flush=True)
     if failed:
-        sys.exit(f"error: {len(failed)} CTs could not be segmented: {some(failed)}")
+        sys.exit(f"error: {len(failed)} of {len(cts)} CTs could not be segmented: {some(failed)}")

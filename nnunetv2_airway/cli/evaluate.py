@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--challenge",
+        type=str.lower,
         choices=("atm22", "atm26", "aiib23"),
         default="atm22",
         help="whose figures the table in the terminal has; the files have all (default: %(default)s)",

@@ -12,6 +12,11 @@ from nnunetv2_airway.report.tables import Model, fill, find_template, read_model
 PAGE = ".html"
 MEASURED = "trees.csv"
 """Stands in a folder of ``nnUNetv2_airway_measure``."""
+WORDS = """
+Mean rank: over the cases and the metrics of ATM'26; 1 is the best. Rank of means: over the metrics, of their means over
+the cases. TLD and BD count a prediction's largest piece alone, the score of ATM'22 all of it: the mean of tree length
+detected, branch detected, Dice and precision. Figures, and differences of a case: mean ± standard deviation."""
+"""Below a ranking."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,10 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "-t",
-        default="ATM22",
         metavar="TABLE",
         help=f"published figures beside: {', '.join(template_names())}, or the path of a template of your own "
-        "(default: %(default)s)",
+        "(default: ATM22)",
     )
     parser.add_argument(
         "-o",
@@ -77,6 +81,7 @@ def _report(args: argparse.Namespace) -> None:
     if args.rank:
         _report_ranking(args, models)
         return
+    args.t = args.t or "ATM22"
     files = args.o or []
     pages = [file for file in files if file.suffix == PAGE]
     if args.ct and not pages:
@@ -110,8 +115,8 @@ def _report_measured(args: argparse.Namespace) -> None:
 def _report_ranking(args: argparse.Namespace, models: Sequence[Model]) -> None:
     from nnunetv2_airway.report.ranking import left_out, rank, ranking_table
 
-    if args.ct:
-        raise UserError("--ct is for a page, --rank makes none")
+    if args.ct or args.t:
+        raise UserError("--rank makes no page (--ct) and has no published figures (-t) beside")
     ranked = rank(models)
     tables = {file: ranking_table(ranked, file.suffix) for file in args.o or []}
     _warn(models)
@@ -123,11 +128,7 @@ def _report_ranking(args: argparse.Namespace, models: Sequence[Model]) -> None:
         print(f"wrote {file}")
     if not tables:
         print(ranking_table(ranked, ".md"), end="")
-    print(
-        "\nRanks are means over the cases, the mean rank also over the metrics of ATM'26; 1 is the best. The score of "
-        "ATM'22\nis the mean of tree length detected, branch detected, Dice and precision. Figures, and differences of "
-        "the same\ncase: mean ± standard deviation over the cases."
-    )
+    print(WORDS)
 
 
 def _warn(models: Sequence[Model]) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from nnunetv2_airway.tree.centerline import thinned
-from nnunetv2_airway.tree.components import bounding_box, count_components, largest_piece
+from nnunetv2_airway.tree.components import bounding_box, connected_components, largest_piece
 from nnunetv2_airway.tree.parse import AirwayTree, pieces_of_line
 
 DETECTED = 0.8
@@ -55,7 +55,10 @@ def _atm26(
 ) -> dict:
     precise = _share(np.count_nonzero(reference[tuple(own_line.T)]), len(own_line), or_else=0.0)
     sensitive = _share(np.count_nonzero(prediction[tuple(tree_line.T)]), len(tree_line), or_else=0.0)
-    found = largest_piece(prediction, connectivity=26)[tuple(tree_line.T)]
+    pieces = connected_components(prediction, connectivity=26)
+    sizes = np.bincount(pieces.ravel(), minlength=1)
+    largest = sizes[1:].argmax() + 1 if len(sizes) > 1 else -1
+    found = pieces[tuple(tree_line.T)] == largest
     detected = _detected(tree.line_branch - 1, found, tree.num_branches)
     common, predicted, wanted = _voxels(prediction, reference)
     return {
@@ -63,7 +66,7 @@ def _atm26(
         "clDice": _share(2 * precise * sensitive, precise + sensitive, or_else=0.0),
         "TLD": float((np.count_nonzero(found) + SMOOTH) / (len(found) + SMOOTH)),
         "BD": _share(detected, tree.num_branches),
-        "Betti0Error": abs(count_components(prediction) - 1),
+        "Betti0Error": abs(len(sizes) - 2),
         "branch_detected": detected,
         "branch_total": tree.num_branches,
     }

@@ -115,12 +115,14 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
     """Compute all figures of a prediction.
 
     The reference is reduced to its largest 6-connected component with holes filled, the prediction taken as it is
-    (ATM'22). A figure is nan where it would divide by nothing; only precision is 0 where nothing is predicted of what
-    there is, so that an empty prediction cannot raise a mean (the official code gives 100).
+    (ATM'22); ``atm26`` and ``aiib23`` also look at the reference as it is. A figure is nan where it would divide by
+    nothing; only precision is 0 where nothing is predicted of what there is, so that an empty prediction cannot raise a
+    mean (the official code of ATM'22 gives 100).
 
     Args:
         prediction: (Z, Y, X), airway where > 0.
-        reference: same shape, or the tree that ``parse_tree`` made of it.
+        reference: same shape, or the tree that ``parse_tree`` made of it; then ``atm26`` and ``aiib23`` have to do
+            without what that leaves out.
         spacing: (z, y, x) in mm.
 
     Returns:
@@ -146,6 +148,24 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
             at a corner: a wall drawn one voxel too far out is no leak.
           - ``leakage_volume_mm3``: volume of all predicted voxels outside the reference.
           - ``false_positive_rate``: their share of the predicted voxels; ``precision``: 100 minus that, or 0 as above.
+
+        - ``atm26``: the figures of ATM'26, track 1, as shares.
+
+          - ``DSC``: Dice, with 1e-5 added to numerator and denominator.
+          - ``clDice``: harmonic mean of the shares of the reference's centerline in the prediction and of the
+            prediction's in the reference; 0 where either has none.
+          - ``TLD``: share of the reference's centerline in the largest 26-connected component of the prediction, with
+            1e-5 as above; ``BD``: share of branches of which 80 % of the centerline lies there, that is
+            ``branch_detected`` of ``branch_total``.
+          - ``Betti0Error``: by how much the number of 26-connected components of the prediction differs from 1.
+
+        - ``aiib23``: the figures of AIIB23, as shares, of the prediction's largest 6-connected component P and the
+          reference R.
+
+          - ``IoU``: |P and R| / |P or R|; ``precision``: |P and R| / |P|; ``leakage``: |P without R| / |R|; ``AMR``:
+            |R without P| / |R|.
+          - ``DLR``: share of R's centerline in P; ``DBR``: share of R's pieces, branches before they are merged, of
+            which 80 % of the centerline lies in P, that is ``branches_detected`` of ``branches``.
 
     Raises:
         ValueError: the shapes differ, or the spacing is not three positive numbers.

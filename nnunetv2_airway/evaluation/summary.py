@@ -65,19 +65,20 @@ their diameter.""",
         """\
 As shares. DSC: Dice; clDice: Dice of the centerlines; TLD: share of the reference's centerline that lies in
 the largest piece of the prediction; BD: share of its branches of which 80 % of the centerline does;
-Betti0Error: how many pieces the prediction has too many.""",
+Betti0Error: by how much the number of its pieces differs from 1. In a piece, voxels touch at least at a corner.""",
         digits=4,
     ),
     "aiib23": Challenge(
         _AIIB23,
         _AIIB23,
         """\
-As shares, of the prediction's largest piece. IoU: intersection over union; DLR, DBR: share of the
-reference's centerline and of its branches that was found; leakage: what is predicted outside the
-reference, and AMR: what is missing of it, both as shares of the reference.""",
+As shares, of the prediction's largest piece, in which voxels share a face. IoU: intersection over union;
+DLR, DBR: share of the reference's centerline and of its unmerged branches that was found; leakage: what is
+predicted outside the reference, and AMR: what is missing of it, both as shares of the reference.""",
         digits=4,
     ),
 }
+LESS_IS_BETTER = ("exact09.leakage_volume_mm3", "atm26.Betti0Error", "aiib23.leakage", "aiib23.AMR")
 GROUP_COLUMNS = {
     "branches": "branches",
     "detected": "branches_detected",
@@ -158,12 +159,12 @@ def summarise(metrics: Sequence[dict]) -> dict[str, dict]:
 
 
 def spread(values: Iterable[float], sign: str = "", digits: int = 1) -> str:
-    """Write mean and standard deviation (n - 1); ``sign`` "+" writes that of the mean."""
+    """Write mean and, of more than one value, standard deviation (n - 1); ``sign`` "+" writes that of the mean."""
     found = list(values)
     if not found:
         return "-"
-    deviation = statistics.stdev(found) if len(found) > 1 else 0
-    return f"{statistics.fmean(found):{sign}.{digits}f} ± {deviation:.{digits}f}"
+    mean = f"{statistics.fmean(found):{sign}.{digits}f}"
+    return f"{mean} ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else mean
 
 
 def flatten(metrics: dict, before: str = "") -> Iterator[tuple[str, float | None]]:

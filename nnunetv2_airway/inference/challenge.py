@@ -5,7 +5,7 @@ writes ``output.mha``; on the organisers' own platform it sees all of them and w
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nnunetv2_airway.conversion.datasets.atm26 import LAYOUT
 from nnunetv2_airway.conversion.layout import stem
 from nnunetv2_airway.inference.predictor import AirwayPredictor
 from nnunetv2_airway.inference.segment import segment_image
-from nnunetv2_airway.io.errors import UserError, reason
+from nnunetv2_airway.io.errors import UserError, reason, some
 from nnunetv2_airway.io.images import Grid, read_volume, write_image
 
 SOCKET = "lung-ct"
@@ -30,19 +30,28 @@ def find_cts(source: Path) -> list[Path]:
     """List the CTs of a container's input.
 
     Raises:
-        UserError: there is none, or ``inputs.json`` asks for something else.
+        UserError: there is none, or ``inputs.json`` cannot be read or asks for something else.
     """
+    if not source.is_dir():
+        raise UserError(f"there is no folder {source}")
     description = source / "inputs.json"
     if description.is_file():
         try:
-            sockets = [entry["socket"]["slug"] for entry in json.loads(description.read_text(encoding="utf-8"))]
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{description} is no list of inputs as ATM'26 gives it, each with its socket") from error
+            entries = json.loads(description.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{description} is not JSON: {error}") from error
+        try:
+            sockets = [entry["socket"]["slug"] for entry in entries]
+        except (TypeError, KeyError) as error:
+            example = json.dumps([{"socket": {"slug": SOCKET}}])
+            raise UserError(f"{description} must be a list of inputs such as {example}") from error
         if SOCKET not in sockets:
             raise UserError(f"{description} must offer the socket {SOCKET}, got {', '.join(sockets) or 'none'}")
-    cts = sorted((source / CTS).glob("*.mha"))
+    folder = source / CTS
+    cts = sorted(folder.glob("*.mha"))
     if not cts:
-        raise UserError(f"there is no CT (.mha) in {source / CTS}")
+        others = some(sorted(file.name for file in folder.glob("*"))) or "nothing"
+        raise UserError(f"there is no CT (.mha) in {folder}, but {others}")
     return cts
 
 
@@ -52,13 +61,13 @@ class Outcome:
 
     Args:
         name: of its file.
-        mask: (Z, Y, X) uint8; without voxels where none could be written.
+        voxels: of airway in its mask, None where no mask could be written.
         failure: what went wrong, empty where nothing did.
         doubts: what should be looked at.
     """
 
     name: str
-    mask: np.ndarray
+    voxels: int | None
     failure: str
     doubts: tuple[str, ...] = ()
 
@@ -79,30 +88,35 @@ def segment_input(source: Path, output: Path, predictor: AirwayPredictor) -> Ite
     trees = output / TREES
     trees.mkdir(parents=True, exist_ok=True)
     for file in cts:
+        mask, failure, doubts = None, "", ()
         try:
             ct = read_volume(file)
             tree = segment_image(ct, predictor, accept=True, lost_scale=LAYOUT.lost_scale)
-            grid = Grid.of(ct)
-            outcome = Outcome(file.name, tree.mask, "", (*filter(None, [tree.problem]), *tree.doubts))
+            mask, doubts = Grid.of(ct).image(tree.mask), (*filter(None, [tree.problem]), *tree.doubts)
         except Exception as error:  # whatever it is, the other cases go on
-            grid, mask = _empty(file)
-            outcome = Outcome(file.name, mask, reason(error))
-        if outcome.mask.size:
-            name = "output.mha" if len(cts) == 1 else f"{stem(file)}.mha"
-            write_image(grid.image(outcome.mask), trees / name)
-        yield outcome
+            mask, failure = _empty(file), reason(error)
+        voxels = None
+        if mask is not None:
+            write_image(mask, trees / mask_name(file, cts))
+            voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(mask)))
+        yield Outcome(file.name, voxels, failure, doubts)
 
 
-def _empty(file: Path) -> tuple[Grid | None, np.ndarray]:
-    """Make an empty mask on the grid that a file's header tells; without voxels where it tells none."""
+def mask_name(ct: Path, cts: Sequence[Path]) -> str:
+    """Name the file of a CT's mask, which depends on whether it is the only one."""
+    return "output.mha" if len(cts) == 1 else f"{stem(ct)}.mha"
+
+
+def _empty(file: Path) -> sitk.Image | None:
+    """Make an empty mask on the grid that a file's header tells, None where it tells none."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     reader.SetFileName(str(file))
     try:
         reader.ReadImageInformation()
-    except RuntimeError:
-        return None, np.zeros((0, 0, 0), np.uint8)
-    size = reader.GetSize()
-    if len(size) != 3 or np.prod(size, dtype=float) > LARGEST:
-        return None, np.zeros((0, 0, 0), np.uint8)
-    return Grid.of(reader), np.zeros(size[::-1], np.uint8)
+        size = reader.GetSize()
+        if len(size) != 3 or np.prod(size, dtype=float) > LARGEST:
+            return None
+        return Grid.of(reader).image(np.zeros(size[::-1], np.uint8))
+    except RuntimeError:  # of ITK, which takes no such grid
+        return None

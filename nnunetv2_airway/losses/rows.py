@@ -1,9 +1,8 @@
 """Losses and voxel weights that a Phase can use.
 
 Papers: Tang 2022 (eqs. 2 to 5), Zheng 2021 (eqs. 10 to 16), Shirokikh 2020; the winning entry to AIIB23 (MedibotTeam,
-in Nan et al., Medical Image Analysis 2024). Frozen rows that hand their numbers to the
-equations; ``supervision`` makes a module of them. Another loss or weight is one more class with the methods of ``Loss``
-or ``Weight``.
+in Nan et al., Medical Image Analysis 2024). Frozen rows that hand their numbers to the equations; ``supervision`` makes
+a module of them. Another loss or weight is one more class with the methods of ``Loss`` or ``Weight``.
 """
 
 from collections.abc import Mapping
@@ -152,10 +151,20 @@ class Term:
 
 @dataclass(frozen=True)
 class SumOfLosses:
-    """Several losses added up, which ``supervision`` takes apart."""
+    """Several losses added up, which ``supervision`` takes apart.
+
+    Raises:
+        ValueError: its parts are no tuple of terms.
+    """
 
     name: str
     parts: tuple[Term, ...]
+
+    def __post_init__(self):
+        if not isinstance(self.parts, tuple) or not self.parts or not all(isinstance(p, Term) for p in self.parts):
+            raise ValueError(
+                f"a tuple of terms is needed, such as (Term(DICE), Term(FOCAL)) with its comma; got {self.parts}"
+            )
 
 
 @dataclass(frozen=True)

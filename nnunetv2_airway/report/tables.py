@@ -156,7 +156,8 @@ def find_template(name: str, ending: str) -> Path:
         )
     file = Path(name)
     if not file.is_file():
-        file = _folder() / (name if file.suffix in FORMATS else f"{name}{ending}")
+        ours = name if file.suffix in FORMATS else f"{name}{ending}"
+        file = next((each for each in _folder().iterdir() if each.name.lower() == ours.lower()), _folder() / ours)
     if not file.is_file():
         raise UserError(
             f"there is no template {name}: it is neither a file, seen from {Path.cwd()}, nor one of ours, "

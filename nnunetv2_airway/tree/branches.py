@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra, minimum_spanning_tree
 from scipy.spatial import KDTree
 
-from nnunetv2_airway.tree.components import with_neighbours
+from nnunetv2_airway.tree.components import voxels_of, with_neighbours
 from nnunetv2_airway.tree.parse import AirwayTree, touching_pairs
 
 Voxel = tuple[int, int, int]
@@ -79,7 +79,7 @@ def nearest_branch(tree: AirwayTree, mask: np.ndarray, spacing: Sequence[float])
         (N,) for the mask's voxels in the order of memory.
     """
     if np.count_nonzero(mask) <= MAX_SEARCHED:
-        return tree.line_branch[nearest_on_line(tree, np.argwhere(mask), spacing)]
+        return tree.line_branch[nearest_on_line(tree, voxels_of(mask), spacing)]
     away = np.ones(mask.shape, bool)
     away[tuple(tree.line.T)] = False
     branch = np.zeros(mask.shape, tree.line_branch.dtype)

@@ -16,6 +16,12 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     return box
 
 
+def voxels_of(mask: np.ndarray) -> np.ndarray:
+    """List the voxels of a mask (Z, Y, X) bool as (plane, row, column), (N, 3) in the order of memory."""
+    box = bounding_box(mask)
+    return np.zeros((0, 3), int) if box is None else np.argwhere(mask[box]) + [side.start for side in box]
+
+
 def connected_components(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
     """Number the connected components of a mask (Z, Y, X) bool from 1 on, 0 outside; 6- or 26-connected."""
     # cc3d 4.1 reserves too few labels for some volumes that are thin along two axes, and stops with an error

@@ -1,6 +1,7 @@
 """Folders laid out as ATM'26 lays them out for containers."""
 
 import json
+import re
 import shutil
 import socket
 import tempfile
@@ -80,9 +81,10 @@ def test_one_ct_gives_one_mask_that_is_segment_s(run, tmp_path, ct, model, capsy
 def test_several_cts_of_which_one_lost_its_scale_and_others_cannot_be_read(run, tmp_path, ct, published_file, capsys):
     scaled = (16 * (ct.astype(int) + 1024)).astype(np.uint16)
     scaled[0, 0, 0] = 65535
-    source = lay_out(tmp_path / "input", ATM_001=ct, ATM_242=scaled, ATM_300=ct, ATM_301=ct, belly=ct[:22])
+    source = lay_out(tmp_path / "input", ATM_001=ct, ATM_242=scaled, ATM_300=ct, ATM_301=ct, ATM_302=ct, belly=ct[:22])
     (source / "inputs.json").unlink()  # the organisers' own platform
-    short, damaged = (source / "images" / "lung-ct" / f"ATM_{number}_0000.mha" for number in (300, 301))
+    short, damaged, flat = (source / "images" / "lung-ct" / f"ATM_{number}_0000.mha" for number in (300, 301, 302))
+    flat.write_bytes(re.sub(rb"ElementSpacing = .*", b"ElementSpacing = 0 2.3 3", flat.read_bytes(), count=1))
     short.write_bytes(short.read_bytes()[:2000])
     damaged.write_bytes(b"no image")
     found, words = run(source, published_file)
@@ -93,21 +95,31 @@ def test_several_cts_of_which_one_lost_its_scale_and_others_cannot_be_read(run, 
     assert arrays["ATM_300.mha"].shape == ct.shape and not arrays["ATM_300.mha"].any()
     assert Grid.of(masks["ATM_300.mha"]) == GRID and masks["ATM_300.mha"].GetPixelID() == sitk.sitkUInt8
     out = capsys.readouterr().out
-    assert "ATM_300_0000.mha: FAILED: cannot read" in out and "an empty mask was written" in out
-    assert "ATM_301_0000.mha: FAILED: cannot read" in out and "no mask, since its header tells no grid" in out
+    assert "ATM_300_0000.mha: FAILED: cannot read" in out and "its mask is empty" in out
+    for number in (301, 302):
+        (line,) = (line for line in out.splitlines() if line.startswith(f"ATM_{number}_0000.mha: FAILED"))
+        assert line.endswith("no mask, since its header tells no grid")
     assert "belly_0000.mha: WARNING: no lungs were found" in out
-    assert words == "error: 2 CTs could not be segmented: ATM_300_0000.mha, ATM_301_0000.mha"
+    assert words.startswith("error: 3 of 6 CTs could not be segmented: ATM_300_0000.mha, ATM_301_0000.mha")
+    (source / "images" / "lung-ct" / "ATM_001_0000.mha").unlink()
+    run(source, published_file)
+    assert "binary-airway-segmentation also holds ATM_001.mha, not of this run" in capsys.readouterr().out
 
 
 def test_what_is_no_input_of_the_challenge(run, tmp_path, ct):
     source = lay_out(tmp_path / "input", slug="chest-x-ray", ATM_001=ct[:8])
     assert "must offer the socket lung-ct, got chest-x-ray" in run(source)[1]
-    (source / "inputs.json").write_text('{"socket": 1}')
-    assert "inputs.json is no list of inputs as ATM'26 gives it" in run(source)[1]
-    shutil.rmtree(source / "images")
+    (source / "inputs.json").write_text('[{"interface": 1}]')
+    assert 'must be a list of inputs such as [{"socket": {"slug": "lung-ct"}}]' in run(source)[1]
+    (source / "inputs.json").write_text("[{")
+    assert "inputs.json is not JSON: Expecting property name" in run(source)[1]
     (source / "inputs.json").unlink()
+    (source / "images" / "lung-ct" / "ATM_001_0000.mha").rename(source / "images" / "lung-ct" / "ATM_001.nii.gz")
+    assert "there is no CT (.mha) in" in (words := run(source)[1]) and words.endswith("lung-ct, but ATM_001.nii.gz")
+    shutil.rmtree(source / "images")
     found, words = run(source)
-    assert f"there is no CT (.mha) in {source / 'images' / 'lung-ct'}" in words and not found
+    assert words.endswith("lung-ct, but nothing") and not found
+    assert "there is no folder" in run(tmp_path / "nowhere")[1]
 
 
 def test_the_dockerfile_calls_the_command_on_the_model_that_it_copies():
@@ -115,5 +127,6 @@ def test_the_dockerfile_calls_the_command_on_the_model_that_it_copies():
     program, *arguments = json.loads(text.split("ENTRYPOINT ")[1])
     parser = challenge.build_parser()
     args = parser.parse_args(arguments)
+    assert args.device == "cuda"  # not in silence on a CPU
     assert program == parser.prog and f"\nCOPY model {args.m}\n" in text
     assert (args.input, args.output) == (Path("/input"), Path("/output"))

@@ -107,6 +107,12 @@ def test_the_tree_of_a_reference_stands_for_it(fork):
     for name in ("atm26", "aiib23"):
         assert of_tree[name] == of_mask[name]
         assert all(0 < value <= 1 for key, value in of_tree[name].items() if key in ("DSC", "TLD", "IoU", "DLR"))
+    with_island = fork()
+    with_island[2:5, 2:4, 40:56] = 1  # which the tree leaves out
+    of_tree, of_mask = (evaluate_case(prediction, each, SPACING) for each in (parse_tree(with_island), with_island))
+    assert of_mask["dice"] == of_tree["dice"] and of_mask["atm26"]["TLD"] == of_tree["atm26"]["TLD"]
+    assert of_mask["atm26"]["DSC"] < of_tree["atm26"]["DSC"] and of_mask["aiib23"]["DLR"] < of_tree["aiib23"]["DLR"]
+    assert of_mask["aiib23"]["AMR"] > of_tree["aiib23"]["AMR"]
 
 
 def test_nothing_predicted_and_nothing_to_find(fork):
@@ -127,13 +133,15 @@ def test_nothing_predicted_and_nothing_to_find(fork):
 def test_the_command_s_table_and_what_atm26_refuses(folders, fork, write_mask, in_this_process, capsys):
     references, predictions, output = folders
     write_mask(predictions / "half.nrrd", fork(12), origin=(-100.0, 20.01, 300.0))
+    write_mask(references / "whole.nii.gz", fork(), origin=(0.0, 20.0, 300.0))
+    write_mask(predictions / "whole.nrrd", fork(), origin=(5e-7, 20.0001, 300.0))
     line = ["-ref", str(references), "-pred", str(predictions), "-o", str(output)]
     expected = evaluate_case(fork(12), fork(), SPACING)
     for challenge, heads in (
         ("atm26", ["DSC", "clDice", "TLD", "BD", "Betti0Error"]),
         ("aiib23", ["IoU", "DLR", "DBR", "precision", "leakage", "AMR"]),
     ):
-        evaluate.main([*line, "--challenge", challenge])
+        evaluate.main([*line, "--challenge", challenge.upper()])
         out = capsys.readouterr().out
         rows = [row.split() for row in out.splitlines()]
         assert ["case", *heads] in rows

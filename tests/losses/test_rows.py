@@ -120,6 +120,12 @@ def criterion(row, *weights, **options) -> SupervisionLoss:
     return SupervisionLoss(row, weights, foreground_label=1, ddp=False, **options).eval()
 
 
+@pytest.mark.parametrize("parts", [(rows.DICE, rows.FOCAL), rows.Term(rows.DICE), (), [rows.Term(rows.DICE)]])
+def test_a_sum_of_what_are_no_terms_is_refused(parts):
+    with pytest.raises(ValueError, match=r"a tuple of terms is needed, such as \(Term\(DICE\)"):
+        rows.SumOfLosses("mine", parts)
+
+
 def test_a_sum_of_losses():
     weight = rows.LOCAL_IMBALANCE
     found = criterion(rows.DICE_AND_WEIGHTED_CROSS_ENTROPY, weight)(Z, [G, *MAPS.values()])

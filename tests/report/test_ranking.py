@@ -22,6 +22,7 @@ def metrics(shares: tuple) -> dict:
         "branch_detected": 100 * branches,
         "dice": 100 * dsc,
         "precision": 96.0,
+        "branches": 30,
         "atm26": dict(zip(NAMES, shares, strict=True)),
     }
 
@@ -39,7 +40,10 @@ def test_positions_are_means_of_ranks_by_hand():
     assert by_name["stock"].ranks == {"DSC": 1, "clDice": 1.5, "TLD": 2, "BD": 2, "Betti0Error": (1.5 + 2) / 2}
     assert by_name["old"].ranks == {"DSC": 2.75, "clDice": 3, "TLD": 3, "BD": 3, "Betti0Error": (3 + 1) / 2}
     assert by_name["ours"].position == pytest.approx((2.25 + 1.5 + 1 + 1 + 2.25) / 5)
-    score = "ATM'22 score"
+    # means of DSC 0.91, 0.94, 0.905; of clDice 0.85 twice, 0.75; of Betti-0 error 1, 0.5, 1.5
+    means = {"ours": (2 + 1.5 + 1 + 1 + 2) / 5, "stock": (1 + 1.5 + 2 + 2 + 1) / 5, "old": 3}
+    assert {name: each.position_of_means for name, each in by_name.items()} == pytest.approx(means)
+    score = "ATM22 score"
     assert by_name["ours"].values(score) == pytest.approx([(70 + 60 + 90 + 96) / 4, (90 + 80 + 92 + 96) / 4])
     assert by_name["stock"].differences(by_name["ours"], "DSC") == pytest.approx([0.05, 0.01])
 
@@ -52,11 +56,14 @@ def test_only_common_cases_count_and_what_is_undefined_ranks_alike():
     first.cases.append("c")
     stock, ours = rank([second, first])  # equals stay in their order
     assert stock.position == ours.position == 1.5 and list(ours.figures) == ["a", "b"]
-    assert ours.ranks["BD"] == 1.25 and ours.values("BD") == [0.8] and len(ours.values("ATM'22 score")) == 1
+    assert ours.ranks["BD"] == 1.25 and ours.values("BD") == [0.8] and len(ours.values("ATM22 score")) == 1
     with pytest.raises(ValueError, match="two or more"):
         rank([first])
     with pytest.raises(ValueError, match=r"ours, z have no case in common"):
         rank([first, Model("z", first.metrics[:1], ["z"])])
+    first.metrics[1]["branches"] = 31
+    with pytest.raises(ValueError, match="against different references of b, whose numbers of branches"):
+        rank([first, second])
     with pytest.raises(ValueError, match="once: z has cases that count more than once: a"):
         rank([first, Model("z", first.metrics[:2], ["a", "a"])])
 
@@ -75,10 +82,10 @@ def test_the_command_prints_and_writes_a_ranking(tmp_path, capsys):
     report.main(line)
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in out.splitlines() if row.startswith("|")]
-    assert rows[0] == ["model", "mean rank", *NAMES, "cases"]
-    assert rows[2] == ["ours", "1.60", "2.25", "1.50", "1.00", "1.00", "2.25", "2"]
+    assert rows[0] == ["model", "mean rank", *(f"in {name}" for name in NAMES), "rank of means", "cases"]
+    assert rows[2] == ["ours", "1.60", "2.25", "1.50", "1.00", "1.00", "2.25", "1.50", "2"]
     (change,) = (row for row in rows if row[0] == "stock" and "better" in row[1])
-    assert change[1] == "+0.0300 ± 0.0283, better in 2 of 2" and change[5] == "-0.5000 ± 0.7071, better in 1 of 2"
+    assert change[1] == "+0.0300 ± 0.0283, 2 better, 0 worse" and change[5] == "-0.5000 ± 0.7071, 1 better, 0 worse"
     assert "WARNING: not ranked, since a model lacks them: c" in out
     assert "WARNING: ours has cases that were not evaluated: lost" in out
 
@@ -88,9 +95,11 @@ def test_the_command_prints_and_writes_a_ranking(tmp_path, capsys):
     assert list(table) == ["ours", "stock", "old"]
     assert float(table["stock"]["TLD_difference"]) == pytest.approx((-0.1 - 0.05) / 2)
     assert float(table["old"]["mean_rank"]) == pytest.approx((2.75 + 3 + 3 + 3 + 2) / 5)
+    assert (table["old"]["BD_better"], table["old"]["BD_worse"], table["ours"]["ATM22_score_worse"]) == ("0", "2", "0")
     for more, words in (
         (["-o", str(tmp_path / "rank.html")], r"written as \.md or \.csv, not as \.html"),
-        (["--ct", str(tmp_path)], "--rank makes none"),
+        (["--ct", str(tmp_path)], "--rank makes no page"),
+        (["-t", "AIIB23"], "no published figures"),
     ):
         with pytest.raises(SystemExit, match=words):
             report.main([*line, *more])

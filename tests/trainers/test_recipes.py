@@ -86,6 +86,7 @@ def test_an_airway_recipe_is_its_paper_s(make, tiny, name):
     assert (group["lr"], group["weight_decay"], group.get("momentum")) == (learning_rate, weight_decay, momentum)
     batch = 20 if name == "WingsAIIB23" else 32
     assert (trainer.rotation, trainer.batch_size, trainer.patches_per_case) == (rotation, batch, 16)
+    assert [phase.label_cut for phase in trainer.phases] == ([0.8, 0.8, 0.9] if momentum else [0.5] * len(rows))
     assert schedule(trainer) == rows and trainer.num_epochs == sum(row[0] for row in rows)
     assert trainer.loss.loss == DICE and trainer.monitors_tree
 

@@ -12,7 +12,16 @@ import torch
 from fixtures.trainers import ONE_CONVOLUTION
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT
+from nnunetv2_airway.losses.rows import (
+    AIIB23,
+    BREAKAGE,
+    CENTERLINE_DISTANCE,
+    DICE,
+    LOCAL_IMBALANCE,
+    MISSED_CENTERLINE,
+    TANG,
+    TANG_ROOT,
+)
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.trainers.wings_lib import (
     nnUNetTrainerWingsLIB,
@@ -20,6 +29,7 @@ from nnunetv2_airway.trainers.wings_lib import (
     nnUNetTrainerWingsLIBRoot,
 )
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
+from nnunetv2_airway.training.maps.mined import breakage_attention, missed_closeness
 from nnunetv2_airway.training.maps.store import MapStore
 from nnunetv2_airway.training.monitoring import LEAKAGE, LENGTH, PRECISION
 from nnunetv2_airway.training.sampling.hard_regions import HardRegions
@@ -128,6 +138,40 @@ def test_mined_voxels_are_the_centerline_voxels_of_training_cases_that_the_predi
         line = data.maps["centerline"].read(case).points["centerline"]
         assert hard.tolist() == line[line[:, 0] % 2 == 1].tolist() and len(hard) > 10
     assert len(trainer.dataloader_val.data_loader._data.hard) == 0
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_mined_maps_come_with_the_labels_of_training_cases_from_the_second_phase_on(make, monkeypatch):
+    class Extended(Phased):
+        phases = (Phase(1, DICE), Phase(1, AIIB23, (MISSED_CENTERLINE, BREAKAGE)))  # patches stay the same
+
+    def find_slabs(self, ct):
+        found = (torch.arange(ct.shape[1]) % 8 < 6).view(-1, 1, 1).expand(ct.shape[1:])
+        z = torch.where(found, 1.0, -1.0)
+        return torch.stack((torch.zeros_like(z), z))
+
+    monkeypatch.setattr(nnUNetPredictor, "predict_sliding_window_return_logits", find_slabs)
+    names = ("centerline", "line", "missed", "breakage")
+    for epoch in range(2):
+        trainer = make(Extended)
+        assert trainer.map_names == names
+        with pytest.raises(Stopped):
+            run(trainer, stop_at=epoch)
+        training, validation = trainer.datasets
+        for data, mined in ((training, epoch == 1), (validation, False)):
+            for case in data.identifiers:
+                label = data.load_case(case)[1][:, :, :, :]
+                maps = dict(zip(names, label[1:], strict=True))
+                line = np.argwhere(maps["line"])
+                assert np.array_equal(maps["line"], maps["centerline"] == ON_LINE) and len(line) > 10
+                expected = [np.zeros_like(maps["line"])] * 2
+                if mined:
+                    found = np.broadcast_to((np.arange(label.shape[1]) % 8 < 6)[:, None, None], label.shape[1:])
+                    spacing = trainer.configuration_manager.spacing
+                    missed = missed_closeness(label[0] == 1, line, ~found[tuple(line.T)], spacing)
+                    expected = [missed, breakage_attention(found)]
+                    assert missed.any() and expected[1].max() > 240
+                assert np.array_equal(maps["missed"], expected[0]) and np.array_equal(maps["breakage"], expected[1])
 
 
 def test_a_checkpoint_is_written_every_few_epochs_of_a_long_phase(make):

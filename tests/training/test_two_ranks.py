@@ -13,7 +13,7 @@ from fixtures.trainers import ONE_CONVOLUTION
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
-from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE, TANG
+from nnunetv2_airway.losses.rows import AIIB23, BREAKAGE, DICE, LOCAL_IMBALANCE, MISSED_CENTERLINE
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 from nnunetv2_airway.training.ranks import barrier
 from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, Phase
@@ -26,7 +26,7 @@ class TwoRanks(AirwayTrainer):
     plans_patch_size = (24, 32, 32)
     plans_batch_size = 4
     mining_step_size = 1.0
-    phases = (Phase(1, DICE), Phase(1, TANG, (LOCAL_IMBALANCE,), HARD_SMALL_RANDOM))
+    phases = (Phase(1, DICE), Phase(1, AIIB23, (LOCAL_IMBALANCE, MISSED_CENTERLINE, BREAKAGE), HARD_SMALL_RANDOM))
 
 
 def one_rank(rank: int, ranks: int, folder: Path) -> None:
@@ -72,6 +72,10 @@ def one_rank(rank: int, ranks: int, folder: Path) -> None:
                 "cases": training.identifiers,
                 "first": windows[0],
                 "second": windows[1],
+                "maps": [
+                    {case: data.load_case(case)[1][:, :, :, :][3:].sum((1, 2, 3)).tolist() for case in data.identifiers}
+                    for data in (training, again)
+                ],
                 "hard": [{case: voxels.tolist() for case, voxels in data.hard.items()} for data in (training, again)],
                 "ddp": trainer._build_loss().ddp,
                 "whole batch": loader.whole_batch,
@@ -96,7 +100,7 @@ def step(trainer: TwoRanks, rank: int, ranks: int) -> float:
     trainer.network.eval()  # without dropout
     trainer.loss = trainer._build_loss().eval()  # samples no exponents
     trainer.pictured_phase = 2
-    maps = [torch.zeros(shape, dtype=torch.uint8)[mine] for _ in trainer.map_names]
+    maps = [torch.randint(0, 256, shape, generator=drawn, dtype=torch.uint8)[mine] for _ in trainer.map_names]
     return float(trainer.train_step({"data": ct[mine], "target": [label[mine], *maps]})["loss"])
 
 
@@ -116,6 +120,7 @@ def test_two_ranks_mine_the_same_set_share_the_batch_and_wait_for_each_other(wor
     assert said[0]["hard"] == said[1]["hard"] and said[0]["hard"][0] == said[0]["hard"][1]
     assert set(said[0]["hard"][0]) == set(said[0]["cases"])
     assert said[0]["hard"] == alone["hard"], "as one process mines"
+    assert said[0]["maps"] == said[1]["maps"] == alone["maps"] and max(map(max, alone["maps"][0].values())) > 0
     # the cases are of one size, and each rank mines half of them
     assert said[0]["first"] == said[1]["first"] == alone["first"] / 2 > 0
     assert said[0]["second"] == said[0]["first"] / 2 and said[1]["second"] == 0

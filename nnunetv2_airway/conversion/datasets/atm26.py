@@ -23,7 +23,7 @@ LAYOUT = replace(
     atm22.LAYOUT,
     command="ATM26",
     number=506,
-    files="ATM'26 (imagesTr and labelsTr, in one folder or several; imagesVal or imagesTs)",
+    files="ATM'26 (the folder above imagesTr and labelsTr, or above several of such; imagesVal, imagesTs or lung-ct)",
     find_cases=find_cases,
     reference="ATM'26, atm26.grand-challenge.org; of its CTs: " + atm22.LAYOUT.reference,
     licence="ATM'26 data use agreement, to be signed; no redistribution",

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 
 from nnunetv2_airway import __version__
 from nnunetv2_airway.evaluation.projections import FALSE, FOUND, MISSED
-from nnunetv2_airway.evaluation.summary import CHALLENGES, Challenge, flatten, spread
+from nnunetv2_airway.evaluation.summary import CHALLENGES, LESS_IS_BETTER, Challenge, flatten, spread
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.parallel import results_and_failures
 from nnunetv2_airway.measurement.folder import find_cts
@@ -220,7 +220,7 @@ def _differences(flat: Mapping[str, Mapping[str, dict]], challenge: Challenge) -
                 "first": spread([a for a, _ in pairs], digits=digits),
                 "second": spread([b for _, b in pairs], digits=digits),
                 "difference": spread(differences, "+", digits),
-                "larger": sum(each > 0 for each in differences),
+                "better": sum(each < 0 if figure in LESS_IS_BETTER else each > 0 for each in differences),
                 "count": len(pairs),
             }
         )

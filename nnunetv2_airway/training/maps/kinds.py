@@ -56,7 +56,6 @@ MAPS = {
     "components": MapKind("component maps", "component_maps", "2", _components),
     "branches": MapKind("branch maps", "branch_maps", f"2 {TREE_VERSION}", _branches),
 }
-
 """Those that are computed from the label."""
 LINE = "line"
 MISSED, BREAKAGE = MINED = ("missed", "breakage")
@@ -74,5 +73,5 @@ def known_maps(names: Collection[str]) -> tuple[str, ...]:
         ValueError: one is not known.
     """
     if unknown := set(names) - set(NAMES):
-        raise ValueError(f"the schedule's weights need maps called {unknown}, known are {', '.join(NAMES)}")
+        raise ValueError(f"the schedule's losses and weights need maps called {unknown}, known are {', '.join(NAMES)}")
     return tuple(name for name in NAMES if name in names)
