@@ -180,6 +180,7 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
     """
     is_tree = isinstance(reference, AirwayTree)
     mask = reference.labels if is_tree else reference
+    _require_same_shape(prediction, mask)
     lines = start_thinning(prediction, mask)
     tree = reference if is_tree else parse_tree(mask)
     comparison = compare(prediction, tree, spacing)
@@ -189,11 +190,8 @@ def evaluate_case(prediction: np.ndarray, reference: np.ndarray | AirwayTree, sp
 def compare(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing: Sequence[float]) -> Comparison:
     """Count a prediction branch by branch; arguments and errors are those of ``evaluate_case``."""
     spacing = checked_spacing(spacing)
+    _require_same_shape(prediction, reference)
     prediction = np.asarray(prediction) > 0
-    if prediction.shape != tuple(reference.shape):
-        raise ValueError(
-            f"prediction and reference must have the same shape, got {prediction.shape} and {tuple(reference.shape)}"
-        )
     tree = reference if isinstance(reference, AirwayTree) else parse_tree(reference)
     airway = tree.labels > 0
     outside = prediction & ~airway
@@ -225,6 +223,12 @@ def compare(prediction: np.ndarray, reference: np.ndarray | AirwayTree, spacing:
         volume=prediction.size,
         voxel_volume=float(spacing.prod()),
     )
+
+
+def _require_same_shape(prediction: np.ndarray, reference: np.ndarray | AirwayTree) -> None:
+    shapes = np.shape(prediction), tuple(reference.shape)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"prediction and reference must have the same shape, got {shapes[0]} and {shapes[1]}")
 
 
 def _percent(part: float, whole: float) -> float:
