@@ -129,7 +129,8 @@ def write_summary(output: Path, evaluation: Evaluation) -> None:
             "failed": evaluation.failed,
         },
     )
-    columns = [name for name, _ in flatten(_combine(metrics, len))]
+    # the many columns of generations last
+    columns = sorted((name for name, _ in flatten(_combine(metrics, len))), key=lambda name: "by_generation" in name)
     rows = []
     for case, record in evaluation.cases.items():
         flat = dict(flatten(record["metrics"]))

@@ -41,8 +41,8 @@ def evaluation(cases) -> Evaluation:
 def test_columns_are_those_of_all_cases_in_order(tmp_path):
     write_summary(tmp_path, evaluation([{**case, "connected_components": 1} for case in CASES]))
     header, first, *_ = (tmp_path / "cases.csv").read_text().splitlines()
-    assert header == "case,dice,branches,by_generation.0.dice,by_generation.1.dice,last,connected_components"
-    assert first == "case0,90.0,3,95.0,,1.0,1"
+    assert header == "case,dice,branches,last,connected_components,by_generation.0.dice,by_generation.1.dice"
+    assert first == "case0,90.0,3,1.0,1,95.0,"
 
 
 def test_a_table_has_a_line_a_case_and_the_statistics():

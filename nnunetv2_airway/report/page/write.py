@@ -155,7 +155,7 @@ def _fill_page(
     names = models[0].cases
     metrics = {model.name: dict(zip(names, model.metrics, strict=True)) for model in models}
     flat = {model: {name: dict(flatten(each)) for name, each in cases.items()} for model, cases in metrics.items()}
-    challenge = CHALLENGES.get(table.lower(), CHALLENGES["atm22"])
+    challenge = CHALLENGES.get(Path(table).stem.lower(), CHALLENGES["atm22"])
     columns, rows = _table(flat, names, challenge)
     return render(
         "page.html",
