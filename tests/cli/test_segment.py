@@ -105,6 +105,7 @@ def test_from_a_folder_to_trees_tables_and_a_page(cts, predicted, run, tmp_path)
     assert "belly failed: what is seen of the lungs is" in page
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_stopped(cts, predicted, run, tmp_path, ct, write, model):
     out = tmp_path / "out"
     for name in ("belly.nii.gz", "shifted.nii.gz"):

@@ -12,6 +12,7 @@ SPACING = (2.5, 0.8, 0.6)
 FLIPPED = (0, 0, -1, -1, 0, 0, 0, 1, 0)
 
 
+@pytest.mark.slow
 def test_trees_of_the_reference_are_kept_in_the_output_and_made_again_when_they_do_not_fit(
     folders, monkeypatch, fork, write_mask
 ):

@@ -33,6 +33,7 @@ from nnunetv2_airway.tree.store import stored_tree
 
 DTYPES = (np.bool_, np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64)
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)
+AIIB23_SHARES = ("IoU", "DLR", "DBR", "precision", "AMR")
 COUNTS = ("branches", "branches_detected", "connected_components", "leakage_count", "branch_count")
 SPACINGS = st.tuples(*[st.floats(0.05, 20, allow_nan=False)] * 3)
 
@@ -141,9 +142,15 @@ def test_figures_are_in_their_range_or_undefined(reference, prediction, spacing)
     found = np.zeros(reference.shape, prediction.dtype)
     part = tuple(map(slice, np.minimum(reference.shape, prediction.shape)))
     found[part] = prediction[part]
+    shares = ("atm26.DSC", "atm26.clDice", "atm26.TLD", "atm26.BD", *(f"aiib23.{word}" for word in AIIB23_SHARES))
+    counts = ("atm26.Betti0Error", "atm26.branch_detected", "atm26.branch_total", "aiib23.leakage")
     for name, value in flatten(evaluate_case(found, reference, spacing)):
         word = name.split(".")[-1]
-        if np.isnan(value):
+        if name in shares:
+            assert np.isnan(value) or 0 <= value <= 1 + 1e-9, name
+        elif name in counts:
+            assert not value < 0, name
+        elif np.isnan(value):
             assert word not in (
                 "branches",
                 "branches_detected",

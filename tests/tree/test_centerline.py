@@ -158,7 +158,8 @@ def test_a_trachea_cut_by_the_field_of_view_is_not_small():
     assert not small_airway_points(mask).any() and small_airway_points(mask, 2.1).any()
 
 
-@pytest.mark.parametrize("case", ["ATM_305", pytest.param("ATM_384", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["ATM_305", "ATM_384"])
 def test_distance_weight_of_a_real_tree(reference, case):
     image = sitk.ReadImage(str(reference / "atm22" / case / "deeptree_damo.nii.gz"))
     mask, spacing = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]

@@ -146,6 +146,7 @@ def test_the_radius_reaches_the_edge_of_the_voxels():
     assert measure_centerline(tree, GRID).radius[middle] == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.mark.slow
 def test_exports_are_made_again_when_they_are_gone_and_vanish_with_their_case(folders):
     references, predictions, output = folders
     evaluate_folder(references, predictions, output)

@@ -167,6 +167,7 @@ def test_bas_with_cts_of_lidc_and_exact09(convert, tmp_path, scans, write, write
             assert pair <= set(fold["train"]) or pair <= set(fold["val"])
 
 
+@pytest.mark.slow
 def test_exact09_with_labels_of_bas(convert, tmp_path, scans, write, write_dicom):
     rng = np.random.default_rng(0)
     for number in range(1, 11):
@@ -251,6 +252,7 @@ def test_each_data_set_has_a_script_that_explains_itself(script, command, tmp_pa
     assert f"\n    {name} " in command("nnUNetv2_airway_convert", "-h", workspace=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_a_script_converts(tmp_path, scans, write, variables):
     write(tmp_path / "AIIB23" / "img" / "AIIB23_1.nii.gz", scans[0][0])
     write(tmp_path / "AIIB23" / "gt" / "AIIB23_1.nii.gz", scans[0][1])
