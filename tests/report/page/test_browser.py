@@ -83,6 +83,7 @@ class Browser:
         ActionChains(self.driver).move_to_element_with_offset(element, x, y).click().perform()
 
     def picture(self, selector) -> str:
+        self.run("arguments[0].scrollIntoView()", self(selector))  # what is below the window is cut off
         return self(selector).screenshot_as_base64
 
     def errors(self) -> list[str]:
