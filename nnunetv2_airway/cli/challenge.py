@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _segment(args: argparse.Namespace) -> None:
     # late, so that -h answers at once
-    from nnunetv2_airway.inference.challenge import TREES, find_cts, mask_name, segment_input
+    from nnunetv2_airway.inference.challenge import TREES, find_cts, mask_name, segment_cts
     from nnunetv2_airway.inference.models import find_model
     from nnunetv2_airway.inference.predictor import keep_freed_memory, load_predictor
 
@@ -47,7 +47,7 @@ def _segment(args: argparse.Namespace) -> None:
         predictor = load_predictor(find_model(args.m, cache=Path(cache)), settings)
         print(f"{len(cts)} CT{'s' * (len(cts) > 1)}, on {settings.device}", flush=True)
         failed = []
-        for outcome in segment_input(args.input, args.output, predictor):
+        for outcome in segment_cts(cts, args.output, predictor):
             if outcome.failure:
                 failed.append(outcome.name)
                 written = "no mask, since its header tells no grid" if outcome.voxels is None else "its mask is empty"

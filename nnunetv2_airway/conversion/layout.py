@@ -151,11 +151,16 @@ def folder_pairs(sources: Sequence[Path], images: str, labels: str) -> list[tupl
     return pairs
 
 
-def paired_folders(sources: Sequence[Path], images: str, labels: str) -> list[Case]:
-    """Pair what lies in images folders and in the labels folders beside them; both names as regular expressions."""
+def paired_folders(sources: Sequence[Path], images: str, labels: str, *, alone: str = "") -> list[Case]:
+    """Pair what lies in images folders and in the labels folders beside them; all names as regular expressions.
+
+    What lies in folders called ``alone`` is to predict.
+    """
     cases = []
     for folder, beside in folder_pairs(sources, images, labels):
         cases += paired(image_files(folder), image_files(beside) if beside else {})
+    for folder in subfolders(sources, alone) if alone else ():
+        cases += [case_of(name, cts, None) for name, cts in image_files(folder).items()]
     return cases
 
 

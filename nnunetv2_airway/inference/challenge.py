@@ -72,19 +72,17 @@ class Outcome:
     doubts: tuple[str, ...] = ()
 
 
-def segment_input(source: Path, output: Path, predictor: AirwayPredictor) -> Iterator[Outcome]:
+def segment_cts(cts: Sequence[Path], output: Path, predictor: AirwayPredictor) -> Iterator[Outcome]:
     """Segment the CTs of a container's input, one after the other, and write their masks.
 
     Args:
-        source: its input.
-        output: its output; nothing is written elsewhere. A CT that cannot be segmented has an empty mask there.
+        cts: as ``find_cts`` lists them.
+        output: the container's; nothing is written elsewhere. A CT that cannot be segmented has an empty mask there.
         predictor: the model.
 
     Raises:
-        UserError: see ``find_cts``.
         OSError: a mask cannot be written.
     """
-    cts = find_cts(source)
     trees = output / TREES
     trees.mkdir(parents=True, exist_ok=True)
     for file in cts:

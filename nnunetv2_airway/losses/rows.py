@@ -167,6 +167,11 @@ class SumOfLosses:
             )
 
 
+def terms_of(loss: Loss | SumOfLosses) -> tuple[Term, ...]:
+    """Give the terms of a sum, or a loss as the only one."""
+    return loss.parts if isinstance(loss, SumOfLosses) else (Term(loss),)
+
+
 @dataclass(frozen=True)
 class LocalImbalance:
     """Tang 2022, eq. 3: w_p; the exponent is sampled uniformly from a range for each patch."""

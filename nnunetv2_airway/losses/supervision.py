@@ -14,7 +14,7 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import nn
 
 from nnunetv2_airway.losses.functional import foreground_logit
-from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Term, Weight
+from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Weight, terms_of
 
 
 class SupervisionLoss(nn.Module):
@@ -46,7 +46,7 @@ class SupervisionLoss(nn.Module):
     ):
         super().__init__()
         self.loss = loss
-        self.parts = loss.parts if isinstance(loss, SumOfLosses) else (Term(loss),)
+        self.parts = terms_of(loss)
         self.weights = tuple(weights)
         self.foreground_label = foreground_label
         self.ignore_label = ignore_label

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from nnunetv2_airway.evaluation.summary import spread
+from nnunetv2_airway.evaluation.summary import CHALLENGES, LESS_IS_BETTER, spread
 from nnunetv2_airway.io.errors import UserError, some
 from nnunetv2_airway.report.tables import FORMATS, Model
 
-ATM26 = {"DSC": 1, "clDice": 1, "TLD": 1, "BD": 1, "Betti0Error": -1}
-"""Metrics of ATM'26; -1 where less is better."""
+ATM26 = CHALLENGES["atm26"].columns
+"""Metrics of ATM'26: their names in an evaluation by their own."""
 ATM22 = ("tree_length_detected", "branch_detected", "dice", "precision")
 """Metrics whose mean is ATM'22's score."""
 SCORE = "ATM22 score"
@@ -184,4 +184,4 @@ def _csv(ranked: Sequence[Ranked]) -> str:
 
 
 def _sign(name: str) -> int:
-    return ATM26.get(name, 1)
+    return -1 if ATM26.get(name) in LESS_IS_BETTER else 1

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Weight
+from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Weight, terms_of
 from nnunetv2_airway.training.maps.kinds import LINE, MINED
 
 
@@ -120,8 +120,7 @@ class Phase:
     @property
     def map_names(self) -> set[str]:
         """The maps that its loss and weights need."""
-        parts = self.loss.parts if isinstance(self.loss, SumOfLosses) else ()
-        return {row.map_name for row in (*parts, *self.weights)} - {None}
+        return {row.map_name for row in (*terms_of(self.loss), *self.weights)} - {None}
 
     @property
     def mines(self) -> bool:

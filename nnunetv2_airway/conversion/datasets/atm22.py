@@ -7,15 +7,12 @@ recognised by their content, not by their number.
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_airway.conversion.layout import Case, Layout, case_of, image_files, paired_folders, subfolders
+from nnunetv2_airway.conversion.layout import Case, Layout, paired_folders
 
 
 def find_cases(sources: Sequence[Path]) -> list[Case]:
     """List the cases of ``TrainBatch*/imagesTr`` with ``labelsTr``, and those of ``imagesVal``, as cases to predict."""
-    cases = paired_folders(sources, "imagesTr", "labelsTr")
-    for folder in subfolders(sources, "imagesVal"):
-        cases += [case_of(name, cts, None) for name, cts in image_files(folder).items()]
-    return cases
+    return paired_folders(sources, "imagesTr", "labelsTr", alone="imagesVal")
 
 
 LAYOUT = Layout(

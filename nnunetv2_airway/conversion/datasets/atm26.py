@@ -8,15 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2_airway.conversion.datasets import atm22
-from nnunetv2_airway.conversion.layout import Case, case_of, image_files, paired_folders, subfolders
+from nnunetv2_airway.conversion.layout import Case, paired_folders
 
 
 def find_cases(sources: Sequence[Path]) -> list[Case]:
     """Pair images folders with labels folders; ``imagesVal``, ``imagesTs`` and ``lung-ct`` hold CTs to predict."""
-    cases = paired_folders(sources, "images(Tr)?", "labels(Tr)?")
-    for folder in subfolders(sources, "images(Val|Ts)|lung-ct"):
-        cases += [case_of(name, cts, None) for name, cts in image_files(folder).items()]
-    return cases
+    return paired_folders(sources, "images(Tr)?", "labels(Tr)?", alone="images(Val|Ts)|lung-ct")
 
 
 LAYOUT = replace(

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from nnunetv2_airway.tree.components import connected_components, with_neighbours
+from nnunetv2_airway.tree.components import connected_components, voxels_of, with_neighbours
 
 FEWEST = 50
 """Voxels that a component has more of, to count as a piece."""
@@ -37,7 +37,7 @@ def missed_closeness(
     closeness = np.zeros(mask.shape, np.uint8)
     if not missed.any():
         return closeness
-    around = np.argwhere(with_neighbours(mask))
+    around = voxels_of(with_neighbours(mask))
     distance, nearest = KDTree(line * spacing).query(around * spacing)
     around, distance = around[missed[nearest]], distance[missed[nearest]]
     farthest = distance[mask[tuple(around.T)]].max(initial=0) or 1
