@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
         "nnU-Net raw data set. The same options give the same files; an interrupted run goes on where it stopped.",
     )
     parser.add_argument("-d", type=dataset_id, required=True, metavar="ID", help="data set id, such as 599")
-    parser.add_argument("-n", type=positive, default=8, metavar="N", help="training cases (default: 8)")
+    parser.add_argument("-n", type=int, default=8, metavar="N", help="training cases (default: 8)")
     parser.add_argument("-n_test", type=int, default=2, metavar="N", help="held-out cases in imagesTs (default: 2)")
     parser.add_argument("-name", default="AirwayPhantom", help="data set name after DatasetXXX_ (default: %(default)s)")
     parser.add_argument(
@@ -42,9 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--spacing",
         type=float,
         nargs=3,
-        default=DEFAULTS.spacing,
         metavar=axes,
-        help="mm, between slices first (default: 1 1 1); the chest is scaled to fill the volume",
+        help="mm, between slices first (default: 1 1 1, or that of a mask); the chest is scaled to fill the volume",
     )
     for name, metavar, words in (
         ("generations", "N", "last generation of airways, the trachea is 0; fewer where they become too small"),
@@ -52,6 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
         ("noise", "HU", "standard deviation of the noise"),
         ("blur", "X", "standard deviation of the scanner blur, in units of the finest spacing"),
         ("seed", "N", "another seed gives other patients"),
+        (
+            "vary",
+            "SHARE",
+            "by which noise and blur differ between patients, and the size of a mask, which is also bent",
+        ),
     ):
         default = getattr(DEFAULTS, name)
         parser.add_argument(
@@ -66,9 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from-mask",
         type=Path,
+        nargs="+",
+        default=[],
         metavar="FILE",
-        help="build every CT around this airway mask instead of a grown tree; its geometry replaces --shape and "
-        "--spacing",
+        help="build the CTs around these airway masks, in turn, instead of grown trees; a mask's geometry replaces "
+        "--shape, and --spacing where that is not given",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="remove the phantoms of this data set and make them again"
@@ -86,20 +92,22 @@ def _write(args: argparse.Namespace) -> None:
     folder = dataset_folder(args.o, args.d, args.name)
     options = PhantomOptions(
         shape=tuple(args.shape),
-        spacing=tuple(args.spacing),
+        spacing=tuple(args.spacing or DEFAULTS.spacing),
         generations=args.generations,
         smallest=args.smallest,
         noise=args.noise,
         blur=args.blur,
         seed=args.seed,
         lung_box=args.lung_box,
+        vary=args.vary,
     )
     write_dataset(
         folder,
         options,
         training=args.n,
         test=args.n_test,
-        from_mask=args.from_mask,
+        from_masks=args.from_mask,
+        spacing=args.spacing and tuple(args.spacing),
         overwrite=args.overwrite,
         processes=args.np,
     )

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from nnunetv2_airway.io.images import Grid, orientation, read_volume, write_imag
 from nnunetv2_airway.io.parallel import finished_cases
 from nnunetv2_airway.io.raw_data import require_free_id, require_own, write_dataset_json
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
+from nnunetv2_airway.phantom.other_patient import other_patient
 
 OPTIONS_FILE = "phantom_options.json"
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -26,7 +27,8 @@ def write_dataset(
     *,
     training: int,
     test: int,
-    from_mask: Path | None = None,
+    from_masks: Sequence[Path] = (),
+    spacing: tuple[float, float, float] | None = None,
     overwrite: bool = False,
     processes: int = 2,
 ) -> None:
@@ -37,23 +39,26 @@ def write_dataset(
         options: how the phantoms look; the same options give the same files.
         training: number of training cases.
         test: number of held-out cases.
-        from_mask: airway mask to build every CT around, instead of growing trees; its geometry replaces shape and
-            spacing.
+        from_masks: airway masks to build the CTs around in turn, instead of growing trees; shape and spacing are those
+            of the mask.
+        spacing: (z, y, x) in mm to which such masks are brought.
         overwrite: remove the folder's phantoms first, whatever their options.
         processes: cases made at once.
 
     Raises:
         UserError: the folder holds other phantoms or other data, its id is taken, or the mask cannot be used.
     """
-    if training < 1 or test < 0:
-        raise UserError(f"at least 1 training case and 0 test cases are needed, got {training} and {test}")
-    if from_mask is not None:
-        # read once here, so that an unusable mask is reported before any work
-        options = replace(options, **_geometry(_read_mask(from_mask)))
-    given = {**asdict(options), "training": training, "test": test, "from_mask": from_mask and str(from_mask)}
+    if min(training, test) < 0 or not training + test:
+        raise UserError(f"at least 1 case is needed, got {training} training and {test} test cases")
+    for file in from_masks:  # so that an unusable mask is reported before any work
+        _read_mask(file)
+    given = {
+        **asdict(options), "training": training, "test": test, "from_masks": list(map(str, from_masks)),
+        "mask_spacing": spacing,
+    }  # fmt: skip
     record = json.loads(json.dumps(given))
     _prepare(folder, record, overwrite)
-    cases = {case[1].name: (case, options, from_mask) for case in _cases(folder, training, test)}
+    cases = {case[1].name: (case, options, tuple(from_masks), spacing) for case in _cases(folder, training, test)}
     for _, _, error in finished_cases(_write_case, cases, processes=processes, description="phantoms"):
         if error is not None:
             raise error
@@ -85,16 +90,24 @@ def _cases(folder: Path, training: int, test: int) -> Iterable[tuple[int, Path, 
         yield index, folder / f"images{part}" / f"{name}_0000.nii.gz", folder / f"labels{part}" / f"{name}.nii.gz"
 
 
-def _write_case(case: tuple[int, Path, Path], options: PhantomOptions, from_mask: Path | None) -> None:
+def _write_case(
+    case: tuple[int, Path, Path],
+    options: PhantomOptions,
+    from_masks: Sequence[Path],
+    spacing: tuple[float, float, float] | None,
+) -> None:
     index, image_file, label_file = case
     if image_file.exists() and label_file.exists():
         return
-    if from_mask is None:
+    if from_masks:
+        mask = _read_mask(from_masks[index % len(from_masks)])
+        if options.vary or spacing:
+            mask = other_patient(mask, np.random.default_rng([options.seed, index, 1]), options.vary, spacing)
+        ct, airway = _around(mask, replace(options, **_geometry(mask)), index)
+    else:
         ct, airway = (sitk.GetImageFromArray(array) for array in synthesize(options, index))
         for image in (ct, airway):
             image.SetSpacing(options.spacing[::-1])
-    else:
-        ct, airway = _around(_read_mask(from_mask), options, index)
     for image, file in ((ct, image_file), (airway, label_file)):
         write_image(image, file)
 

@@ -32,6 +32,8 @@ class PhantomOptions:
     seed: int = 0
     lung_box: float | None = None
     """Margin in mm around lungs and airways, outside which the CT is 0 (Tang 2022, section 2.1); None: the whole CT."""
+    vary: float = 0.0
+    """By which share noise and blur differ between patients, and the size of a given mask, which is bent as well."""
 
     def __post_init__(self):
         if len(self.shape) != 3 or min(self.shape) < 32:
@@ -40,6 +42,8 @@ class PhantomOptions:
             raise UserError(f"--spacing needs three numbers between 0 and 20 mm, got {self.spacing}")
         if self.lung_box is not None and not self.lung_box >= 0:
             raise UserError(f"--lung-box needs a margin of at least 0 mm, got {self.lung_box}")
+        if not 0 <= self.vary <= 0.5:
+            raise UserError(f"--vary needs a share from 0 to 0.5, got {self.vary}")
         if self.generations < 1 or self.smallest <= 0 or self.noise < 0 or self.blur < 0:
             raise UserError(
                 f"--generations must be at least 1, --smallest above 0, --noise and --blur at least 0; got "
@@ -143,8 +147,10 @@ def _render(scene: Scene, grid: FineGrid, options: PhantomOptions, rng: np.rando
     vessels[~scene.lungs] = FAR
     for field, material in ((vessels, BLOOD_HU), (scene.outer, WALL_HU), (scene.lumen, LUMEN_HU)):
         mix(hu, coverage(field, grid.spacing.mean()), material)
-    blur = options.blur * grid.spacing.min()
-    ct = scan(average_blocks(hu, grid.factors), np.array(options.spacing), blur=blur, noise=options.noise, rng=rng)
+    noise, blur = options.noise, options.blur * grid.spacing.min()
+    if options.vary:
+        noise, blur = np.array([noise, blur]) * (1 + options.vary * rng.uniform(-1, 1, 2))
+    ct = scan(average_blocks(hu, grid.factors), np.array(options.spacing), blur=blur, noise=noise, rng=rng)
     return ct if options.lung_box is None else _cut(ct, scene.lungs | (scene.lumen < 0), grid, options.lung_box)
 
 

@@ -96,7 +96,7 @@ def test_from_a_mask_in_any_orientation(folder, tmp_path):
         file = tmp_path / f"{name}.nii.gz"
         sitk.WriteImage(mask, str(file))
         write_dataset(
-            tmp_path / f"Dataset59{len(cts)}_{name}", PhantomOptions(seed=1), training=1, test=0, from_mask=file
+            tmp_path / f"Dataset59{len(cts)}_{name}", PhantomOptions(seed=1), training=1, test=0, from_masks=[file]
         )
         ct = sitk.ReadImage(str(tmp_path / f"Dataset59{len(cts)}_{name}" / "imagesTr" / "phantom_000_0000.nii.gz"))
         label = sitk.ReadImage(str(tmp_path / f"Dataset59{len(cts)}_{name}" / "labelsTr" / "phantom_000.nii.gz"))
@@ -117,5 +117,5 @@ def test_unusable_masks_are_named(tmp_path, content):
     else:
         file.write_text("no image")
     with pytest.raises(ValueError, match=str(file)):
-        write_dataset(tmp_path / "out", PhantomOptions(), training=1, test=0, from_mask=file)
+        write_dataset(tmp_path / "out", PhantomOptions(), training=1, test=0, from_masks=[file])
     assert not (tmp_path / "out").exists()
