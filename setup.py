@@ -113,6 +113,7 @@ setup(
             "nnUNetv2_airway_postprocess = nnunetv2_airway.cli.postprocess:main",
             "nnUNetv2_airway_report = nnunetv2_airway.cli.report:main",
             "nnUNetv2_airway_segment = nnunetv2_airway.cli.segment:main",
+            "nnUNetv2_airway_tune = nnunetv2_airway.cli.tune:main",
         ]
     },
     cmdclass={"build_py": Build},

@@ -4,6 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from nnunetv2_airway.io.errors import UserError, some
 
@@ -73,6 +74,13 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> argparse._Argumen
         "-step_size", type=step_size, default=0.5, metavar="STEP", help="of windows, in patches (default: 0.5)"
     )
     how.add_argument("--disable_tta", action="store_true", help="do not also predict mirrored windows: faster")
+    how.add_argument(
+        "--operating-point",
+        type=Path,
+        metavar="FILE",
+        help="threshold and post-processing, as nnUNetv2_airway_tune writes them (default: those of the model, where "
+        "it was tuned)",
+    )
     return how
 
 
@@ -80,6 +88,7 @@ def read_settings(args: argparse.Namespace):
     """Make the ``inference.predictor.Settings`` of a prediction's options."""
     import torch  # late, so that -h answers at once
 
+    from nnunetv2_airway.inference.operating_point import read_operating_point
     from nnunetv2_airway.inference.predictor import Settings
 
     return Settings(
@@ -88,6 +97,7 @@ def read_settings(args: argparse.Namespace):
         checkpoint=args.chk,
         step_size=args.step_size,
         mirroring=not args.disable_tta,
+        operating_point=args.operating_point and read_operating_point(args.operating_point),
     )
 
 

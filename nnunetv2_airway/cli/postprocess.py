@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
+from nnunetv2_airway.inference.operating_point import read_operating_point
 from nnunetv2_airway.inference.postprocessing import postprocess_folder, write_postprocessing_pkl
 from nnunetv2_airway.io.errors import UserError
 
@@ -16,6 +17,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-i", type=Path, metavar="FOLDER", help="predictions, as nnUNetv2_predict writes them")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="where to write the results, under the same names")
+    parser.add_argument(
+        "--operating-point",
+        type=Path,
+        metavar="FILE",
+        help="threshold and post-process the probabilities beside the predictions as nnUNetv2_airway_tune has chosen",
+    )
     parser.add_argument("-np", type=positive, default=2, metavar="N", help="files worked on at once (default: 2)")
     parser.add_argument(
         "--pkl",
@@ -42,7 +49,8 @@ def _postprocess(args: argparse.Namespace) -> None:
         print(f"wrote {args.pkl}; run nnUNetv2_apply_postprocessing -i IN -o OUT -pp_pkl_file {args.pkl}")
     if args.i is None:
         return
-    outcomes = postprocess_folder(args.i, args.o, processes=args.np)
+    point = args.operating_point and read_operating_point(args.operating_point)
+    outcomes = postprocess_folder(args.i, args.o, point=point, processes=args.np)
     for outcome in outcomes:
         if outcome.error:
             print(f"{outcome.name}: FAILED: {outcome.error}")

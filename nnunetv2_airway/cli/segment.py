@@ -109,7 +109,8 @@ def _segment(args: argparse.Namespace) -> None:
     from nnunetv2_airway.inference.dicom_seg import require_highdicom
     from nnunetv2_airway.inference.folder import segment_cases
     from nnunetv2_airway.inference.models import find_model
-    from nnunetv2_airway.inference.predictor import keep_freed_memory
+    from nnunetv2_airway.inference.operating_point import DEFAULT
+    from nnunetv2_airway.inference.predictor import keep_freed_memory, operating_point_of
     from nnunetv2_airway.inference.published import what_was_imported
 
     keep_freed_memory()
@@ -118,6 +119,9 @@ def _segment(args: argparse.Namespace) -> None:
     model = find_model(args.m, window=args.window and tuple(args.window))
     if imported := what_was_imported(model):
         print(imported)
+    settings = read_settings(args)
+    if (point := operating_point_of(model, settings)) != DEFAULT:
+        print(f"Operating point: {point}")
     found = segment_cases(
         cases,
         model,
@@ -128,7 +132,7 @@ def _segment(args: argparse.Namespace) -> None:
             series=tuple(args.series),
             accept=case in args.accept,
         ),
-        settings=read_settings(args),
+        settings=settings,
         model_name=args.m.name,
         grid=args.spacing,
         ending=args.format,

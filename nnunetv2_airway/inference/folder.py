@@ -7,7 +7,7 @@ where it stopped.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -219,7 +219,11 @@ def _require_free(file: Path) -> None:
 def _fingerprint(model: Path, predictor: AirwayPredictor, settings: Settings) -> dict:
     """What about a model makes its trees; where it runs does not count."""
     files = [model / f"fold_{fold}" / settings.checkpoint for fold in predictor.folds]
-    how = {"step_size": settings.step_size, "mirroring": settings.mirroring}
+    how = {
+        "step_size": settings.step_size,
+        "mirroring": settings.mirroring,
+        "operating_point": asdict(predictor.operating_point),
+    }
     return {"plans": digest_of(model / "plans.json"), "checkpoints": [digest_of(file) for file in files], **how}
 
 

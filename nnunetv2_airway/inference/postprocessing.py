@@ -1,4 +1,4 @@
-"""What Tang 2022 (section 2.1) does to a prediction: largest connected component, holes filled."""
+"""What Tang 2022 (section 2.1) does to a prediction: largest connected component, holes filled; or a tuned choice."""
 
 import pickle
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_airway.inference.operating_point import OperatingPoint
+from nnunetv2_airway.inference.probabilities import read_probability
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import atomic_path
 from nnunetv2_airway.io.images import Grid, foreground_values, list_images, one_file_name, read_volume, write_image
@@ -58,7 +60,9 @@ class Outcome:
     error: str = ""
 
 
-def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> list[Outcome]:
+def postprocess_folder(
+    source: Path, target: Path, *, point: OperatingPoint | None = None, processes: int = 2
+) -> list[Outcome]:
     """Post-process every segmentation of a folder; geometry, data type and file names stay.
 
     Where header and voxels are two files, the result is one: .mha of .mhd, .nrrd of .nhdr, .nii.gz of .hdr.
@@ -66,6 +70,7 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
     Args:
         source: folder of segmentations, of any of ``io.images.ENDINGS``.
         target: another folder; created where it does not exist, files of the same names are replaced.
+        point: make the masks anew of the probabilities that nnU-Net kept beside them.
         processes: files worked on at once.
 
     Returns:
@@ -78,14 +83,20 @@ def postprocess_folder(source: Path, target: Path, *, processes: int = 2) -> lis
     if source.resolve() == target.resolve():
         raise UserError(f"-i and -o are the same folder {source}; choose another -o, so that the prediction is kept")
     target.mkdir(parents=True, exist_ok=True)
-    cases = {file.name: (file, target) for file in files.values()}
+    cases = {file.name: (file, target, point) for file in files.values()}
     done, failed = results_and_failures(_postprocess_file, cases, processes=processes, description="post-processing")
     return [done.get(name) or Outcome(name, error=failed[name]) for name in cases]
 
 
-def _postprocess_file(file: Path, target: Path) -> Outcome:
-    image = read_volume(file)
-    before = sitk.GetArrayFromImage(image)
+def _postprocess_file(file: Path, target: Path, point: OperatingPoint | None) -> Outcome:
+    if point is None:
+        image = read_volume(file)
+        before = sitk.GetArrayFromImage(image)
+    else:
+        probability, image = read_probability(file)
+        values = foreground_values(sitk.GetArrayViewFromImage(image))
+        found = point.mask(probability, image.GetSpacing()[::-1])
+        before = found.astype(np.uint8) * np.uint8(values[0] if len(values) else 1)
     after = keep_airway_tree(before)
     write_image(Grid.of(image).image(after), target / one_file_name(file))
     was, is_now = before != 0, after != 0

@@ -19,6 +19,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunetv2_airway.inference.operating_point import DEFAULT, FILE, OperatingPoint, read_operating_point
 from nnunetv2_airway.inference.published import PUBLISHED, UNCHANGED
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import main_line
@@ -50,6 +51,7 @@ class Settings:
         checkpoint: file in the folds.
         step_size: of windows in units of a patch.
         mirroring: also predict mirrored windows, where the trainer's model was made for it.
+        operating_point: of the probabilities; None is the model's own, where it has been tuned, else p > 0.5.
     """
 
     device: str = "cpu"
@@ -57,6 +59,7 @@ class Settings:
     checkpoint: str = "checkpoint_final.pth"
     step_size: float = 0.5
     mirroring: bool = True
+    operating_point: OperatingPoint | None = None
 
 
 class AirwayPredictor(nnUNetPredictor):
@@ -64,11 +67,13 @@ class AirwayPredictor(nnUNetPredictor):
 
     Attributes:
         folds: of the model, that are averaged.
+        operating_point: by which probabilities become a mask.
         windows: how many the last CT had, and how many of them held air.
         spacing: (z, y, x) in mm of the grid on which the last CT was segmented.
     """
 
     folds: tuple[str, ...] = ()
+    operating_point = DEFAULT
     windows = (0, 0)
     spacing: tuple[float, ...] = ()
 
@@ -123,10 +128,15 @@ class AirwayPredictor(nnUNetPredictor):
         self._shape = data.shape[1:]
         logits = self.predict_logits_from_preprocessed_data(torch.from_numpy(data))
         del self._air
-        found = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits, self.plans_manager, configuration, self.label_manager, properties
-        )
-        return (np.asarray(found) > 0).astype(np.uint8)
+        given = (logits, self.plans_manager, configuration, self.label_manager, properties)
+        if self.operating_point == DEFAULT:  # what nnU-Net does, in less memory
+            found = np.asarray(convert_predicted_logits_to_segmentation_with_correct_shape(*given)) > 0
+        else:
+            _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+                *given, return_probabilities=True
+            )
+            found = self.operating_point.mask(np.asarray(probabilities)[-1], spacing)
+        return found.astype(np.uint8)
 
     def require_grid_allowed(self, grid: Sequence[float] | None) -> None:
         """Check that the model has no grid of its own if one is given.
@@ -244,11 +254,18 @@ def load_predictor(model: Path, settings: Settings) -> AirwayPredictor:
             _require_airways(str(model), manager, configuration, dataset)  # before its network is built
             predictor.initialize_from_trained_model_folder(str(model), folds, settings.checkpoint)
             predictor.folds = folds
+            predictor.operating_point = operating_point_of(model, settings)
         except UserError:
             raise
         except LOADING as error:
             raise UserError(f"{model} cannot be loaded as a model: {' '.join(str(error).split())[:400]}") from error
     return predictor
+
+
+def operating_point_of(model: Path, settings: Settings) -> OperatingPoint:
+    """Give the operating point that is asked for, that of a model that was tuned, or p > 0.5."""
+    own = read_operating_point(model / FILE) if (model / FILE).exists() else DEFAULT
+    return settings.operating_point or own
 
 
 def _json(model: Path, name: str) -> dict:

@@ -1,0 +1,161 @@
+"""From probabilities to an airway mask: threshold, hysteresis and reconnection, and the file that keeps the choice.
+
+A network trained for recall is rarely best at p > 0.5. ``nnUNetv2_airway_tune`` chooses an operating point on
+validation cases; ``nnUNetv2_airway_segment`` and ``nnUNetv2_airway_postprocess`` work at it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import dijkstra
+from skimage.filters import apply_hysteresis_threshold
+
+from nnunetv2_airway.io.errors import UserError
+from nnunetv2_airway.io.files import main_line, write_json
+from nnunetv2_airway.tree.components import bounding_box, connected_components
+
+FILE = "operating_point.json"
+"""In a model's folder."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """How probabilities become an airway mask.
+
+    Args:
+        threshold: a voxel is airway above it.
+        seed: hysteresis: pieces without a voxel above it are left out; None keeps all.
+        bridge: reconnection: pieces are joined to the largest along the path of highest probability, if all of the path
+            is above it; None joins none.
+
+    Raises:
+        ValueError: numbers that are no probabilities, or not in the order bridge < threshold < seed.
+    """
+
+    threshold: float = 0.5
+    seed: float | None = None
+    bridge: float | None = None
+
+    def __post_init__(self):
+        values = [self.bridge, self.threshold, self.seed]
+        given = [value for value in values if value is not None]
+        if not all(isinstance(value, int | float) and 0 < value < 1 for value in given) or given != sorted(set(given)):
+            raise ValueError(f"probabilities between 0 and 1 with bridge < threshold < seed are needed, got {self!r}")
+
+    def mask(self, probability: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        """Make a mask.
+
+        Args:
+            probability: (Z, Y, X) of airway.
+            spacing: (z, y, x) in mm.
+
+        Returns:
+            (Z, Y, X) bool; pieces that hang on nothing are in it, too.
+        """
+        if self.seed is None:
+            mask = probability > self.threshold
+        else:
+            mask = apply_hysteresis_threshold(probability, self.threshold, self.seed)
+        return mask if self.bridge is None else reconnect(mask, probability, spacing, least=self.bridge)
+
+    def __str__(self):
+        words = [f"p > {self.threshold:g}"]
+        if self.seed is not None:
+            words.append(f"pieces with p > {self.seed:g}")
+        if self.bridge is not None:
+            words.append(f"joined along p > {self.bridge:g}")
+        return ", ".join(words)
+
+
+DEFAULT = OperatingPoint()
+
+
+def reconnect(mask: np.ndarray, probability: np.ndarray, spacing: Sequence[float], *, least: float) -> np.ndarray:
+    """Join the pieces of a mask to its largest one, along the path of highest probability.
+
+    The paths are shortest ones between the centres of 26-connected voxels, a step being as long as its length in mm
+    times the mean of -log p at its ends; inside the mask steps cost nothing.
+
+    Args:
+        mask: (Z, Y, X) bool.
+        probability: same shape.
+        spacing: (z, y, x) in mm.
+        least: all voxels of a path are above it.
+
+    Returns:
+        The mask with paths of one voxel's width; pieces that cannot be reached stay apart.
+    """
+    box = bounding_box(probability > least)
+    if box is None or not mask.any():
+        return mask
+    inside, p = mask[box], probability[box]
+    reachable = connected_components(inside | (p > least), connectivity=26)
+    pieces = connected_components(inside, connectivity=26)
+    largest = int(np.bincount(pieces[inside]).argmax())
+    voxels = np.argwhere(reachable == reachable[pieces == largest][0])
+    gap = ~inside[tuple(voxels.T)]
+    numbers = np.unique(pieces[tuple(voxels[~gap].T)])
+    if len(numbers) == 1:
+        return mask
+    # a piece is one node, a voxel of the gaps another
+    count = int(pieces.max()) + 1
+    nodes = np.full(np.add(p.shape, 2), -1, np.int64)
+    inner = tuple((voxels + 1).T)
+    nodes[inner] = np.where(gap, count + np.cumsum(gap) - 1, pieces[tuple(voxels.T)])
+    cost = np.zeros(nodes.shape, np.float32)
+    cost[inner] = np.where(gap, -np.log(p[tuple(voxels.T)]), 0)
+    rows, columns, lengths = [], [], []
+    for offset in product((-1, 0, 1), repeat=3):
+        if offset <= (0, 0, 0):
+            continue
+        other = tuple(axis + step for axis, step in zip(inner, offset, strict=True))
+        near, far = nodes[inner], nodes[other]
+        linked = (far >= 0) & (near != far)
+        rows.append(near[linked])
+        columns.append(far[linked])
+        lengths.append((np.linalg.norm(np.multiply(offset, spacing)) * (cost[inner] + cost[other]) / 2)[linked])
+    total = count + int(gap.sum())
+    graph = _shortest_edges(np.concatenate(rows), np.concatenate(columns), np.concatenate(lengths), total)
+    _, before = dijkstra(graph, directed=False, indices=largest, return_predecessors=True)
+    path = np.zeros(total, bool)
+    for node in numbers:
+        while before[node] >= 0 and not path[node]:
+            path[node] = True
+            node = before[node]
+    joined = mask.copy()
+    joined[box][tuple(voxels[gap][path[count:]].T)] = True
+    return joined
+
+
+def _shortest_edges(rows: np.ndarray, columns: np.ndarray, lengths: np.ndarray, count: int) -> coo_array:
+    """Make the graph of edges of which two nodes may have several."""
+    low, high = np.minimum(rows, columns), np.maximum(rows, columns)
+    order = np.lexsort((lengths, low * count + high))
+    keys = (low * count + high)[order]
+    first = order[np.flatnonzero(np.diff(keys, prepend=-1))]
+    return coo_array((lengths[first], (low[first], high[first])), (count, count)).tocsr()
+
+
+def write_operating_point(file: Path, point: OperatingPoint, **about) -> None:
+    """Write an operating point, and what is to be known about it."""
+    write_json(file, {**asdict(point), **about})
+
+
+def read_operating_point(file: Path) -> OperatingPoint:
+    """Read what ``write_operating_point`` has written.
+
+    Raises:
+        UserError: the file cannot be read or holds no operating point.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return OperatingPoint(**{field.name: content[field.name] for field in fields(OperatingPoint)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} holds no operating point as nnUNetv2_airway_tune writes it ({main_line(error)}): run that again"
+        ) from error
