@@ -6,11 +6,12 @@ a module of them. Another loss or weight is one more class with the methods of `
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
 
+from nnunetv2_airway.losses.centerline_dice import centerline_dice_from_sums, centerline_dice_sums
 from nnunetv2_airway.losses.cross_entropy import cross_entropy_from_sums, cross_entropy_sums
 from nnunetv2_airway.losses.functional import (
     centerline_distance_weight,
@@ -129,6 +130,22 @@ class GeneralizedDice:
 
 
 @dataclass(frozen=True)
+class CenterlineDice:
+    """clDice, Shit et al., 2021; a voxel's weight does not count in it."""
+
+    name: str = "clDice"
+    iterations: int = 10
+    smooth: float = 1.0
+    terms: ClassVar[int] = 4
+
+    def sums(self, logits, target, weight, annotated):  # noqa: D102, as in Loss
+        return centerline_dice_sums(logits, target, annotated, iterations=self.iterations)
+
+    def value(self, sums):  # noqa: D102, as in Loss
+        return centerline_dice_from_sums(sums, smooth=self.smooth)
+
+
+@dataclass(frozen=True)
 class Term:
     """One of several losses that are added up.
 
@@ -137,12 +154,14 @@ class Term:
         factors: of the outputs, decoder or full resolution first; the last holds for all that follow.
         weighted: whether a voxel's weight counts in it.
         map_name: a map that is above 0 in that part of the label's foreground which is the target.
+        dilations: of that part, by one voxel across faces each.
     """
 
     loss: Loss
     factors: tuple[float, ...] = (1.0,)
     weighted: bool = True
     map_name: str | None = None
+    dilations: int = 0
 
     def factor(self, output: int) -> float:
         """Factor of an output, by its number."""
@@ -280,8 +299,20 @@ GENERALIZED_DICE = GeneralizedDice()
 DICE_AND_WEIGHTED_CROSS_ENTROPY = SumOfLosses(
     "Dice + weighted cross-entropy", (Term(DICE), Term(WEIGHTED_CROSS_ENTROPY))
 )
+DICE_AND_CROSS_ENTROPY = SumOfLosses(
+    "Dice + cross-entropy", (Term(replace(DICE, smooth=1e-5), weighted=False), Term(CROSS_ENTROPY))
+)
+"""nnU-Net's own; weights count in the cross-entropy alone."""
+DICE_CROSS_ENTROPY_AND_CL_DICE = SumOfLosses(
+    "Dice + cross-entropy + clDice", (*DICE_AND_CROSS_ENTROPY.parts, Term(CenterlineDice(), weighted=False))
+)
 CENTERLINE_RECALL = UnionLoss("centerline recall", alpha=0.0, beta=1.0, smooth=1e-5)
 """With the centerline s as target: 1 - (sum p s + smooth) / (sum s + smooth)."""
+SKELETON_RECALL = SumOfLosses(
+    "Dice + cross-entropy + skeleton recall",
+    (*DICE_AND_CROSS_ENTROPY.parts, Term(CENTERLINE_RECALL, weighted=False, map_name="line", dilations=2)),
+)
+"""Kirchhoff et al., ECCV 2024: the centerline, made two voxels wider within the label."""
 AIIB23 = SumOfLosses(
     "AIIB23",
     (

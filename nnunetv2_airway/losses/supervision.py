@@ -86,7 +86,8 @@ class SupervisionLoss(nn.Module):
                 if own_factor := factor * part.factor(index):
                     wanted = own_target
                     if part.map_name is not None:
-                        wanted = (own_target > 0) & (_resized(maps[part.map_name], logits) > 0)
+                        part_map = _dilated(maps[part.map_name], part.dilations)
+                        wanted = (own_target > 0) & (_resized(part_map, logits) > 0)
                     voxels = own_weight if part.weighted else own_annotated
                     total = total + own_factor * self._value(part.loss, logits, wanted, voxels, own_annotated)
         return total
@@ -143,6 +144,18 @@ class SupervisionLoss(nn.Module):
         if self.ddp:
             sums = AllGatherGrad.apply(sums).sum(0)
         return loss.value(sums)
+
+
+def _dilated(values: torch.Tensor, times: int) -> torch.Tensor:
+    """Dilate values (N, 1, Z, Y, X) across the faces of voxels."""
+    for _ in range(times):
+        values = torch.stack(
+            [
+                F.max_pool3d(values.float(), size, 1, tuple(side // 2 for side in size))
+                for size in ((3, 1, 1), (1, 3, 1), (1, 1, 3))
+            ]
+        ).amax(0)
+    return values
 
 
 def _resized(values: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
