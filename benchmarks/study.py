@@ -1,12 +1,12 @@
-"""Train several trainers with equal budgets, predict held-out cases, and compare the airway trees.
+"""Train several trainers with equal budgets, and compare what they find in held-out cases at equal precision.
 
-``python benchmarks/study.py -d 598 -trainers nnUNetTrainer nnUNetTrainerWingsLIB -minutes 40``
+``python benchmarks/study.py -d 598 -val 597 -test 596 -trainers nnUNetTrainer nnUNetTrainerAirway -minutes 40``
 
-The data set is any that nnU-Net has planned and preprocessed; the held-out cases are in its ``imagesTs`` and
-``labelsTs``, or in those of other data sets (``-test``).
-Every command is printed; what has ended is skipped, so an interrupted study goes on, and trainers and seeds can be
-added later: the results are those of all runs in the folder. Its ``runs.csv`` is enough for that: runs that it lists
-are not done again, so a study goes on from it on another machine.
+The data set is any that nnU-Net has planned and preprocessed; the held-out cases are in ``imagesTs`` and ``labelsTs``
+of other ones, or of the same. Each trainer's operating point is chosen on the cases of ``-val``. Every command is
+printed; what has ended is skipped, so an interrupted study goes on, and trainers and seeds can be added later: the
+results are those of all runs in the folder. Its ``runs.csv`` and ``curves.csv`` are enough for that: runs that they
+list are not done again, so a study goes on from them on another machine.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_
 from study_results import LIST, listed_runs, write_results
 
 from nnunetv2_airway.cli.common import dataset_id, positive, run
+from nnunetv2_airway.inference.operating_point import FILE
 from nnunetv2_airway.io.commands import Commands, train_command
 from nnunetv2_airway.io.files import write_json
 
@@ -68,7 +69,19 @@ def build_parser() -> argparse.ArgumentParser:
         "attributes; of a phase, loss and weights are named as in losses.rows, sampling by its shares",
     )  # fmt: skip
     parser.add_argument(
-        "-test", type=dataset_id, nargs="+", metavar="ID", help="data sets that hold the held-out cases (default: -d)"
+        "-val",
+        type=dataset_id,
+        required=True,
+        metavar="ID",
+        help="data set whose held-out cases choose operating points",
+    )
+    parser.add_argument(
+        "-test",
+        type=dataset_id,
+        nargs="+",
+        required=True,
+        metavar="ID",
+        help="data sets whose held-out cases are tested",
     )
     parser.add_argument("-seeds", type=int, nargs="+", default=[0], metavar="N", help="default: 0")
     budget = parser.add_mutually_exclusive_group(required=True)
@@ -79,6 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
         "-patch", type=positive, nargs=3, metavar=("Z", "Y", "X"), help="patch size of all (default: each one's own)"
     )
     parser.add_argument("-batch", type=positive, default=2, metavar="N", help="batch size, with -patch (default: 2)")
+    parser.add_argument(
+        "-width", type=float, default=1.0, metavar="SHARE", help="of the planned network's features, with -patch"
+    )
     parser.add_argument("-device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("-o", type=Path, default=Path("airway_study"), metavar="FOLDER", help="default: %(default)s")
     return parser
@@ -98,10 +114,11 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
-    """Train, predict, post-process and evaluate, as far as this has not been done."""
+    """Train, predict and compare operating points, as far as this has not been done."""
     settings = {
         "attributes": variant.attributes, "seed": seed, "minutes": args.minutes, "patches": args.patches,
-        "epochs": args.epochs, "patch": args.patch, "batch": args.batch, "save_every": 2, "validation": 4,
+        "epochs": args.epochs, "patch": args.patch, "batch": args.batch, "width": args.width,
+        "save_every": 2, "validation": 4,
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))  # as they are read again
     folder = args.o.resolve() / "runs" / f"{variant.text}, seed {seed}"
@@ -125,33 +142,32 @@ def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
     model = folder / dataset / f"{trainer}__nnUNetPlans__3d_fullres"
     name = folder.name
     commands.step(f"{name}: training", "training", train_command(model, number, FOLD, trainer, args.device))
-    network = f"-d {number} -c 3d_fullres -f {FOLD} -tr {trainer} -device {args.device} --disable_tta"
-    for test in args.test or [args.d]:
-        _held_out_cases(commands, f"{name}, cases of {test}", test, network)
+    network = f"-d {number} -c 3d_fullres -f {FOLD} -tr {trainer} -device {args.device} --disable_tta -step_size 0.75"
+    point = _curve(commands, f"{name}, cases of {args.val}", args.val, network, folder / "tuned")
+    for test in args.test:
+        raw = convert_id_to_dataset_name(test)
+        _curve(commands, f"{name}, cases of {test}", test, network, folder / "curves" / raw, f"--also {point}")
     write_json(
         folder / "run.json", {"trainer": variant.text, "machine": machine(args.device), **settings, **_cost(model)}
     )
 
 
-def _held_out_cases(commands: Commands, title: str, test: int, network: str) -> None:
-    """Predict, post-process and evaluate the held-out cases of a data set."""
-    raw = Path(os.environ["nnUNet_raw"], convert_id_to_dataset_name(test))
-    images, labels = (shlex.quote(str(raw / name)) for name in ("imagesTs", "labelsTs"))
-    predictions, trees, evaluation = (
-        shlex.quote(str(commands.folder / name / raw.name)) for name in ("predictions", "trees", "evaluation")
+def _curve(commands: Commands, title: str, number: int, network: str, output: Path, more: str = "") -> str:
+    """Predict the held-out cases of a data set and compare operating points on them; names the best one's file."""
+    raw = Path(os.environ["nnUNet_raw"], convert_id_to_dataset_name(number))
+    images, labels, predictions, results = (
+        shlex.quote(str(path))
+        for path in (raw / "imagesTs", raw / "labelsTs", commands.folder / "predictions" / raw.name, output)
     )
     commands.step(
-        f"{title}: prediction", f"prediction_{test}",
-        f"nnUNetv2_predict -i {images} -o {predictions} {network} --continue_prediction",
+        f"{title}: prediction", f"prediction_{number}",
+        f"nnUNetv2_predict -i {images} -o {predictions} {network} --save_probabilities --continue_prediction",
     )  # fmt: skip
     commands.step(
-        f"{title}: post-processing", f"postprocessing_{test}",
-        f"nnUNetv2_airway_postprocess -i {predictions} -o {trees}",
+        f"{title}: operating points", f"operating_points_{number}",
+        f"nnUNetv2_airway_tune -i {predictions} -ref {labels} -o {results} {more}".rstrip(),
     )  # fmt: skip
-    commands.step(
-        f"{title}: evaluation", f"evaluation_{test}",
-        f"nnUNetv2_airway_evaluate -ref {labels} -pred {trees} -o {evaluation}",
-    )  # fmt: skip
+    return shlex.quote(str(output / FILE))
 
 
 def _is_listed(folder: Path, trainer: str, settings: dict) -> bool:

@@ -1,73 +1,81 @@
-"""The study's table, figure and list of runs."""
+"""The study's tables, figure and lists of runs."""
 
 import csv
 import json
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nnunetv2_airway.evaluation.metrics import DIAMETERS
-from nnunetv2_airway.evaluation.summary import flatten, spread
+from nnunetv2_airway.evaluation.summary import spread
+from nnunetv2_airway.evaluation.tuning import FIGURES, SCORED, SMALL, TABLE
+from nnunetv2_airway.inference.operating_point import DEFAULT, FILE, OperatingPoint, read_operating_point
 from nnunetv2_airway.io.files import atomic_path, write_csv, write_text
 
-FIGURES = {
-    "length %": "tree_length_detected",
-    "branches %": "branch_detected",
-    "Dice %": "dice",
-    "precision %": "precision",
-    "leakage mm3": "exact09.leakage_volume_mm3",
-}
-LENGTHS = {f"length %, {name} mm": f"by_diameter.{name}.tree_length_detected" for name in DIAMETERS}
-COLUMNS = FIGURES | LENGTHS
 STOCK = "nnUNetTrainer"
 COSTS = ("minutes_trained", "patches_seen")
-LIST = "runs.csv"
-"""A line for each run, with all that the results are made of."""
+LIST, CURVES = "runs.csv", "curves.csv"
+"""A line for each run, and one for each operating point of each of its held-out cases: enough for all results."""
+AT_STOCK = {"length %": "tree_length_detected", "branches %": "branch_detected", "length %, 0-2 mm": SMALL}
+"""Figures that are compared at the precision of stock nnU-Net."""
+OWN = {"score": "score", **FIGURES}
+"""Figures at a trainer's own operating point."""
 
-Key = tuple[str, str, int]
-"""Data set of a held-out case, its name, and the seed of the training."""
+Figures = Mapping[str, float]
+Curve = Mapping[OperatingPoint, Figures]
+Case = tuple[str, str]
+"""Data set of a held-out case, and its name."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trainer's run: what it was and cost, and the figures of each held-out case by data set and name."""
+    """A trainer's run.
+
+    Args:
+        facts: what it was and cost.
+        point: its operating point, chosen on validation cases.
+        curves: figures of each held-out case at each operating point.
+    """
 
     facts: dict
-    cases: dict[tuple[str, str], dict[str, float | None]]
+    point: OperatingPoint
+    curves: dict[Case, Curve]
 
     @property
     def trainer(self) -> str:
         """As it was typed."""
         return self.facts["trainer"]
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Trainer and seed."""
+        return self.trainer, self.facts["seed"]
+
 
 def read_runs(folder: Path) -> list[Run]:
     """Read all runs of a study that have ended: those listed, and those in the folder, which count where both are."""
-    runs = {(run.trainer, run.facts["seed"]): run for run in listed_runs(folder)}
+    runs = {run.key: run for run in listed_runs(folder)}
     for file in sorted(folder.glob("runs/*/run.json"), key=lambda file: file.stat().st_mtime):
-        summaries = sorted(file.parent.glob("evaluation/*/summary.json"))
-        cases = {
-            (summary.parent.name, row["case"]): _figures(dict(flatten(row["metrics"])))
-            for summary in summaries
-            for row in json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]
+        curves = {
+            (table_file.parent.name, case): curve
+            for table_file in sorted(file.parent.glob(f"curves/*/{TABLE}"))
+            for case, curve in _curves(_rows(table_file), lambda row: row["case"]).items()
+            if case != "mean"
         }
-        run = Run(json.loads(file.read_text(encoding="utf-8")), cases)
-        runs[run.trainer, run.facts["seed"]] = run
+        run = Run(
+            json.loads(file.read_text(encoding="utf-8")), read_operating_point(file.parent / "tuned" / FILE), curves
+        )
+        runs[run.key] = run
     return list(runs.values())
 
 
-def _figures(all_of_them: dict[str, float | None]) -> dict[str, float | None]:
-    return {name: all_of_them.get(name) for name in COLUMNS.values()}
-
-
 def listed_runs(folder: Path) -> list[Run]:
-    """Read the runs that ``runs.csv`` lists.
+    """Read the runs that ``runs.csv`` and ``curves.csv`` list.
 
     Raises:
         ValueError: a column is missing; it is named.
@@ -75,22 +83,32 @@ def listed_runs(folder: Path) -> list[Run]:
     file = folder / LIST
     if not file.exists():
         return []
+    facts = [{title: _value(cell) for title, cell in row.items()} for row in _rows(file)]
+    if missing := {"trainer", "seed", "threshold", *COSTS} - facts[0].keys():
+        raise ValueError(f"{file} needs the columns {', '.join(sorted(missing))}: correct it or move it away")
+    listed = _curves(
+        _rows(folder / CURVES), lambda row: (row["trainer"], int(row["run"]), row["data set"], row["case"])
+    )
     runs = []
-    with file.open(newline="", encoding="utf-8") as lines:
-        for line in csv.DictReader(lines):
-            facts, cases = {}, {}
-            for title, cell in line.items():
-                dataset, separator, rest = title.partition("/")
-                if separator:
-                    case, figure = rest.rsplit(" ", 1)
-                    cases.setdefault((dataset, case), {})[figure] = _value(cell)
-                else:
-                    facts[title] = _value(cell)
-            if missing := {"trainer", "seed", *COSTS} - facts.keys():
-                raise ValueError(f"{file} needs the columns {', '.join(sorted(missing))}: correct it or move it away")
-            # the columns are those of the cases of all runs
-            runs.append(Run(facts, {case: found for case, found in cases.items() if set(found.values()) != {None}}))
+    for own in facts:
+        key = (own["trainer"], own["seed"])
+        point = OperatingPoint(own.pop("threshold"), own.pop("hysteresis"), own.pop("bridge"))
+        runs.append(Run(own, point, {name[2:]: curve for name, curve in listed.items() if name[:2] == key}))
     return runs
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _curves(rows: Iterable[Mapping[str, str]], key: Callable) -> dict:
+    curves: dict = {}
+    for row in rows:
+        settings = [float(row[name]) if row[name] else None for name in ("threshold", "seed", "bridge")]
+        figures = {name: float(row[name]) if row[name] else math.nan for name in FIGURES.values()}
+        curves.setdefault(key(row), {})[OperatingPoint(*settings)] = figures
+    return curves
 
 
 def _value(cell: str):
@@ -105,9 +123,28 @@ def _cell(value) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
+def at_precision(curve: Curve, precision: float, figure: str) -> float:
+    """Give the most that a curve finds at a precision or a higher one, in percent.
+
+    Between neighbouring thresholds both figures are taken to change alike; a curve that never is as precise has 0.
+    """
+    line = sorted((point.threshold, point) for point in curve if point.seed is None and point.bridge is None)
+    places = [(curve[point]["precision"], curve[point][figure]) for _, point in line]
+    found = [value for own, value in places if own >= precision]
+    for (a, low), (b, high) in pairwise(places):
+        if (a - precision) * (b - precision) < 0:
+            found.append(low + (precision - a) / (b - a) * (high - low))
+    return max(found, default=0.0)
+
+
+def score(figures: Figures) -> float:
+    """Mean of length, branches, Dice and precision, as in ATM'22."""
+    return statistics.fmean(figures[name] for name in SCORED)
+
+
 def test_sets(runs: Sequence[Run]) -> list[str]:
     """Name the data sets of the held-out cases."""
-    return sorted({dataset for run in runs for dataset, _ in run.cases})
+    return sorted({dataset for run in runs for dataset, _ in run.curves})
 
 
 def trainer_names(runs: Sequence[Run]) -> list[str]:
@@ -115,46 +152,58 @@ def trainer_names(runs: Sequence[Run]) -> list[str]:
     return sorted(dict.fromkeys(run.trainer for run in runs), key=lambda name: re.split("[@:]", name)[0] != STOCK)
 
 
-def tried_on(runs: Sequence[Run], test: str) -> list[str]:
-    """Name the trainers that have predicted cases of a data set."""
-    found = {run.trainer for run in runs for dataset, _ in run.cases if dataset == test}
-    return [name for name in trainer_names(runs) if name in found]
+def merits(runs: Sequence[Run], trainer: str, test: str) -> dict[str, dict[tuple, tuple[float, float]]]:
+    """Pair a trainer with the first one (stock nnU-Net), by the same case and seed.
 
-
-def values(runs: Sequence[Run], trainer: str, figure: str, test: str) -> dict[Key, float]:
-    """Collect a figure of a trainer on the held-out cases of a data set, where it is defined."""
-    return {
-        (*key, run.facts["seed"]): figures[figure]
-        for run in runs
-        if run.trainer == trainer
-        for key, figures in run.cases.items()
-        if key[0] == test and figures.get(figure) is not None
-    }
+    Returns:
+        For each column, (figure of the trainer, that of the first one) by case and seed: at the precision that the
+        first one has at p > 0.5, and at the own operating point of each.
+    """
+    first = trainer_names(runs)[0]
+    firsts = {run.facts["seed"]: run for run in runs if run.trainer == first}
+    columns: dict = {}
+    for run in (run for run in runs if run.trainer == trainer and run.facts["seed"] in firsts):
+        other = firsts[run.facts["seed"]]
+        for key in (key for key in run.curves if key[0] == test and key in other.curves):
+            case = (*key, run.facts["seed"])
+            precision = other.curves[key][DEFAULT]["precision"]
+            for title, name in AT_STOCK.items():
+                pair = at_precision(run.curves[key], precision, name), other.curves[key][DEFAULT][name]
+                columns.setdefault(f"at its precision: {title}", {})[case] = pair
+            mine, theirs = run.curves[key][run.point], other.curves[key][other.point]
+            for title, name in OWN.items():
+                values = [score(each) if name == "score" else each[name] for each in (mine, theirs)]
+                columns.setdefault(f"own point: {title}", {})[case] = tuple(values)
+    return columns
 
 
 def table(runs: Sequence[Run]) -> str:
     """Write the Markdown table: mean and standard deviation over cases and seeds, and differences to stock nnU-Net.
 
     Differences are those of the same case and seed: mean, standard deviation, and in how many of them the figure is
-    larger. Where stock nnU-Net is not among the runs, the differences are those to the first trainer.
+    larger. Where stock nnU-Net is not among the runs, they are those to the first trainer.
     """
-    head = ["cases of", "trainer", *COLUMNS, "minutes", "patches"]
+    trainers = trainer_names(runs)
+    titles = [f"at its precision: {title}" for title in AT_STOCK] + [f"own point: {title}" for title in OWN]
+    head = ["cases of", "trainer", *titles, "minutes", "patches", "seeds"]
     lines = [_row(head), _row(["---"] * len(head))]
     for test in test_sets(runs):
-        trainers = tried_on(runs, test)
         for trainer in trainers:
             own = [run for run in runs if run.trainer == trainer]
-            cells = [spread(values(runs, trainer, figure, test).values()) for figure in COLUMNS.values()]
-            cells += [f"{statistics.fmean(run.facts[name] for run in own):.0f}" for name in COSTS]
-            lines.append(_row([test, trainer, *cells]))
-        for trainer in trainers[1:]:
+            costs = [f"{statistics.fmean(run.facts[name] for run in own):.0f}" for name in COSTS]
+            columns = merits(runs, trainer, test)
+            pairs = [columns.get(title, {}).values() for title in titles]
+            defined = [[pair for pair in column if not any(map(math.isnan, pair))] for column in pairs]
+            cells = [spread([mine for mine, _ in column]) for column in defined]
+            lines.append(_row([test, trainer, *cells, *costs, str(len(own))]))
+            if trainer == trainers[0]:
+                continue
             cells = []
-            for figure in COLUMNS.values():
-                first, other = values(runs, trainers[0], figure, test), values(runs, trainer, figure, test)
-                differences = [other[key] - first[key] for key in first.keys() & other.keys()]
+            for column in defined:
+                differences = [mine - theirs for mine, theirs in column]
                 larger = sum(difference > 0 for difference in differences)
                 cells.append(f"{spread(differences, '+')}, {larger} of {len(differences)} up")
-            lines.append(_row([test, f"{trainer} - {trainers[0]}", *cells, "", ""]))
+            lines.append(_row([test, f"{trainer} - {trainers[0]}", *cells, "", "", ""]))
     return "\n".join(lines) + "\n"
 
 
@@ -163,40 +212,41 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def draw(target: Path, runs: Sequence[Run]) -> None:
-    """Draw each held-out case of each figure, and the detected length by diameter; a row for each data set of cases."""
-    colours = {name: f"C{index}" for index, name in enumerate(trainer_names(runs))}
-    tests = test_sets(runs)
-    figure = Figure(figsize=(3 * (len(FIGURES) + 2), 4.5 * len(tests)), layout="constrained")
-    grid = figure.add_gridspec(len(tests), len(FIGURES) + 2)
-    for row, test in enumerate(tests):
-        trainers = tried_on(runs, test)
-        for column, (title, name) in enumerate(FIGURES.items()):
-            axes = figure.add_subplot(grid[row, column])
-            for index, trainer in enumerate(trainers):
-                found = list(values(runs, trainer, name, test).values())
-                axes.scatter([index] * len(found), found, s=14, alpha=0.5, color=colours[trainer])
-                axes.hlines([statistics.fmean(found)] if found else [], index - 0.3, index + 0.3, colors="black")
-            axes.set(title=title, xticks=range(len(trainers)), ylabel=f"cases of {test}" if column == 0 else None)
-            axes.set_xticklabels([_short(trainer) for trainer in trainers], rotation=90)
-            axes.grid(axis="y", alpha=0.3)
-        _draw_lengths(figure.add_subplot(grid[row, len(FIGURES) :]), runs, colours, test)
+    """Draw length, branches and length below 2 mm over precision: means over a data set's cases, a line a run."""
+    trainers, tests = trainer_names(runs), test_sets(runs)
+    colours = {name: f"C{index % 10}" for index, name in enumerate(trainers)}
+    figure = Figure(figsize=(5.5 * len(AT_STOCK) + 3, 4.5 * len(tests)), layout="constrained")
+    for row, test in zip(figure.subplots(len(tests), len(AT_STOCK), squeeze=False), tests, strict=True):
+        for axes, (title, name) in zip(row, AT_STOCK.items(), strict=True):
+            for run in sorted(runs, key=lambda run: trainers.index(run.trainer)):
+                curves = [curve for key, curve in run.curves.items() if key[0] == test]
+                if not curves:
+                    continue
+                first = run.facts["seed"] == min(each.facts["seed"] for each in runs if each.trainer == run.trainer)
+                label = _short(run.trainer) if first else None
+                places = [_mean_place(curves, point, name) for point in _thresholds(curves)]
+                axes.plot(*zip(*places, strict=True), color=colours[run.trainer], label=label, linewidth=1.2)
+                for point, marker in ((DEFAULT, "s"), (run.point, "*")):
+                    axes.plot(*_mean_place(curves, point, name), marker, color=colours[run.trainer], markersize=8)
+            axes.set(xlabel="precision %", ylabel=f"{title}, cases of {test}", xlim=(50, 100))
+            axes.grid(alpha=0.3)
+    figure.axes[len(AT_STOCK) - 1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle("Square: p > 0.5; star: operating point chosen on validation cases")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def _draw_lengths(axes: Axes, runs: Sequence[Run], colours: Mapping[str, str], test: str) -> None:
-    trainers = tried_on(runs, test)
-    width = 0.8 / len(trainers)
-    for index, trainer in enumerate(trainers):
-        found = [list(values(runs, trainer, name, test).values()) for name in LENGTHS.values()]
-        places = [place + (index - (len(trainers) - 1) / 2) * width for place in range(len(found))]
-        means = [statistics.fmean(each) if each else math.nan for each in found]
-        deviations = [statistics.stdev(each) if len(each) > 1 else 0 for each in found]
-        axes.bar(places, means, width, yerr=deviations, capsize=2, color=colours[trainer], label=_short(trainer))
-    axes.set(title="length detected by the branches' diameter", ylabel="%", xticks=range(len(LENGTHS)))
-    axes.set_xticklabels([f"{name} mm" for name in DIAMETERS])
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+def _thresholds(curves: Sequence[Curve]) -> list[OperatingPoint]:
+    common = set.intersection(*(set(curve) for curve in curves))
+    line = (point for point in common if point.seed is None and point.bridge is None)
+    return sorted(line, key=lambda point: point.threshold)
+
+
+def _mean_place(curves: Sequence[Curve], point: OperatingPoint, name: str) -> tuple[float, float]:
+    return tuple(
+        statistics.fmean([curve[point][each] for curve in curves if not math.isnan(curve[point][each])] or [math.nan])
+        for each in ("precision", name)
+    )
 
 
 def _short(trainer: str) -> str:
@@ -205,19 +255,23 @@ def _short(trainer: str) -> str:
 
 
 def write_results(folder: Path) -> None:
-    """Write ``runs.csv``, ``study.md`` and ``study.png`` of the runs that have ended."""
+    """Write ``runs.csv``, ``curves.csv``, ``study.md`` and ``study.png`` of the runs that have ended."""
     runs = read_runs(folder)
     names = list(dict.fromkeys(name for run in runs for name in run.facts))
-    cases = sorted({case for run in runs for case in run.cases})
-    rows = [
-        [
-            *(_cell(run.facts.get(name)) for name in names),
-            *(_cell(run.cases.get(case, {}).get(figure)) for case in cases for figure in COLUMNS.values()),
-        ]
+    rows = []
+    for run in runs:
+        point = asdict(run.point).values()
+        rows.append([*(_cell(run.facts.get(name)) for name in names), *map(_cell, point)])
+    write_csv(folder / LIST, [*names, "threshold", "hysteresis", "bridge"], rows)
+    lines = [
+        [*run.key, *key, *("" if value is None else value for value in asdict(point).values()),
+         *("" if math.isnan(figures[name]) else round(figures[name], 2) for name in FIGURES.values())]
         for run in runs
-    ]
-    titles = [f"{dataset}/{case} {figure}" for dataset, case in cases for figure in COLUMNS.values()]
-    write_csv(folder / LIST, [*names, *titles], rows)
+        for key, curve in run.curves.items()
+        for point, figures in curve.items()
+    ]  # fmt: skip
+    titles = ["trainer", "run", "data set", "case", "threshold", "seed", "bridge", *FIGURES.values()]
+    write_csv(folder / CURVES, titles, lines)
     write_text(folder / "study.md", table(runs))
     draw(folder / "study.png", runs)
-    print(f"\n{table(runs)}\nfrom {len(runs)} runs; in {folder}: {LIST}, study.md, study.png")
+    print(f"\n{table(runs)}\nfrom {len(runs)} runs; in {folder}: {LIST}, {CURVES}, study.md, study.png")

@@ -11,9 +11,12 @@ import pytest
 import study
 import torch
 from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import nnUNetTrainerDiceLoss
-from study_results import LIST, read_runs, table, write_results
+from study_results import CURVES, LIST, at_precision, read_runs, table, write_results
 from study_trainers import shortened
 
+from nnunetv2_airway.evaluation import tuning
+from nnunetv2_airway.evaluation.tuning import FIGURES, SMALL, Tuning
+from nnunetv2_airway.inference.operating_point import OperatingPoint, write_operating_point
 from nnunetv2_airway.io.files import write_json
 from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB
@@ -46,7 +49,7 @@ def test_a_schedule_is_changed_by_names():
 @pytest.mark.parametrize("patch", [None, [64, 48, 64]])
 def test_any_trainer_has_a_short_form(monkeypatch, patch):
     given = {"initial_lr": 0.003, "phases.1.weights": []}
-    settings = {"attributes": given, "epochs": 30, "patch": patch, "batch": 3}
+    settings = {"attributes": given, "epochs": 30, "patch": patch, "batch": 3, "width": 1}
     monkeypatch.setattr(shortened, "SETTINGS", settings)
     own = shortened.short_form(nnUNetTrainerWingsLIB)
     assert issubclass(own, nnUNetTrainerWingsLIB) and own.initial_lr == 0.003
@@ -120,8 +123,8 @@ def test_what_is_no_variant_is_refused(text):
         study.Variant.parse(text)
 
 
-def test_a_run_trains_predicts_and_evaluates_what_is_held_out(tmp_path, monkeypatch):
-    names = {598: "Dataset598_T", 597: "Dataset597_C", 595: "Dataset595_R"}
+def test_a_run_trains_predicts_and_compares_what_is_held_out(tmp_path, monkeypatch):
+    names = {598: "Dataset598_T", 597: "Dataset597_C", 596: "Dataset596_V", 595: "Dataset595_R"}
     monkeypatch.setattr(study, "convert_id_to_dataset_name", names.get)
     monkeypatch.setenv("nnUNet_raw", "/raw")
     lines, variables = [], {}
@@ -141,19 +144,24 @@ def test_a_run_trains_predicts_and_evaluates_what_is_held_out(tmp_path, monkeypa
             torch.save({"logging": log, "init_args": {"plans": plans}}, fold / "checkpoint_final.pth")
 
     monkeypatch.setattr(study.Commands, "run", run)
-    line = "-d 598 -test 598 595 -patches 44 -device cpu -trainers A@597:x=1 -o"
+    line = "-d 598 -val 596 -test 598 595 -patches 44 -device cpu -trainers A@597:x=1 -o"
     args = study.build_parser().parse_args([*line.split(), str(tmp_path)])
     study.one_run(args, args.trainers[0], 3)
     expected = [["nnUNetv2_train", "597", "3d_fullres", "all", "-tr", "A_study", "-device", "cpu"]]
-    for test in ("Dataset598_T", "Dataset595_R"):
-        raw, predicted, tree, result = (
-            f"/raw/{test}", *(f"{folder}/{name}/{test}" for name in ("predictions", "trees", "evaluation"))
-        )  # fmt: skip
-        network = "-d 597 -c 3d_fullres -f all -tr A_study -device cpu --disable_tta --continue_prediction"
+    tuned = f"{folder}/tuned"
+    for test, output, more in (
+        ("Dataset596_V", tuned, []),
+        *(
+            (name, f"{folder}/curves/{name}", ["--also", f"{tuned}/operating_point.json"])
+            for name in ("Dataset598_T", "Dataset595_R")
+        ),
+    ):
+        raw, predicted = f"/raw/{test}", f"{folder}/predictions/{test}"
+        network = "-d 597 -c 3d_fullres -f all -tr A_study -device cpu --disable_tta -step_size 0.75"
+        kept = "--save_probabilities --continue_prediction"
         expected += [
-            ["nnUNetv2_predict", "-i", f"{raw}/imagesTs", "-o", predicted, *network.split()],
-            ["nnUNetv2_airway_postprocess", "-i", predicted, "-o", tree],
-            ["nnUNetv2_airway_evaluate", "-ref", f"{raw}/labelsTs", "-pred", tree, "-o", result],
+            ["nnUNetv2_predict", "-i", f"{raw}/imagesTs", "-o", predicted, *network.split(), *kept.split()],
+            ["nnUNetv2_airway_tune", "-i", predicted, "-ref", f"{raw}/labelsTs", "-o", output, *more],
         ]
     assert lines == expected
     assert variables["nnUNet_results"] == str(folder)
@@ -165,76 +173,97 @@ def test_a_run_trains_predicts_and_evaluates_what_is_held_out(tmp_path, monkeypa
     assert lines == expected  # what has ended is not done again
 
 
-def evaluated(folder, trainer, seed, lengths):
+POINTS = [OperatingPoint(0.2), OperatingPoint(), OperatingPoint(0.9), OperatingPoint(0.2, bridge=0.1)]
+
+
+def curve(*places):
+    """Lengths and precisions at these points, in this order; a score that is their mean."""
+    return {
+        point: dict.fromkeys(FIGURES.values(), length) | {"precision": precision, SMALL: float("nan")}
+        for point, (length, precision) in zip(POINTS, places, strict=True)
+    }
+
+
+def compared(folder, trainer, seed, curves, point=POINTS[0]):
+    """Write what a run leaves."""
     run = folder / "runs" / f"{trainer}, seed {seed}"
-    (run / "evaluation" / "Dataset598_T").mkdir(parents=True)
+    for output in (run / "tuned", run / "curves" / "Dataset598_T"):
+        output.mkdir(parents=True)
     facts = {
         "trainer": trainer, "seed": seed, "minutes_trained": 2.0, "patches_seen": 64, "machine": "3, fast",
         "attributes": {"phases.1.weights": []}, "minutes": None,
     }  # fmt: skip
     write_json(run / "run.json", facts)
-    cases = [
-        {
-            "case": case,
-            "metrics": {
-                "tree_length_detected": length, "branch_detected": 50.0, "dice": 80.0, "precision": 90.0,
-                "exact09": {"leakage_volume_mm3": 10.0}, "by_diameter": {"0-2": {"tree_length_detected": None}},
-            },
-        }
-        for case, length in lengths.items()
-    ]  # fmt: skip
-    write_json(run / "evaluation" / "Dataset598_T" / "summary.json", {"metric_per_case": cases})
+    tuning._write(Tuning(curves, point, "mean", {}), run / "curves" / "Dataset598_T")
+    write_operating_point(run / "tuned" / "operating_point.json", point)
+
+
+def test_length_at_a_precision():
+    found = curve((90, 60), (80, 80), (70, 90), (95, 99))
+    assert at_precision(found, 80, "tree_length_detected") == 80
+    assert at_precision(found, 85, "tree_length_detected") == pytest.approx(75)
+    assert at_precision(found, 65, "tree_length_detected") == pytest.approx(87.5)
+    assert at_precision(found, 50, "tree_length_detected") == 90
+    assert at_precision(found, 95, "tree_length_detected") == 0  # post-processings are no part of the line
+    # where precision goes up and down, the greatest length counts
+    assert at_precision(curve((90, 70), (80, 60), (70, 90), (0, 0)), 65, "tree_length_detected") == 90
+
+
+def cells_of(runs):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(runs).splitlines()]
 
 
 def test_the_table_pairs_cases_and_seeds(tmp_path):
-    evaluated(tmp_path, "Other", 0, {"b": 78.0, "a": 64.0})
-    evaluated(tmp_path, "Other", 1, {"b": 71.0})
-    evaluated(tmp_path, "nnUNetTrainer@3", 0, {"a": 60.0, "b": 70.0})
-    evaluated(tmp_path, "nnUNetTrainer@3", 1, {"a": 62.0, "b": 72.0})
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(read_runs(tmp_path)).splitlines()]
-    assert rows[0][:3] == ["cases of", "trainer", "length %"]
-    assert [row[:3] for row in rows[2:4]] == [
-        ["Dataset598_T", "nnUNetTrainer@3", "66.0 ± 5.9"], ["Dataset598_T", "Other", "71.0 ± 7.0"],
-    ]  # fmt: skip
-    # by seed and case: 78 - 70, 64 - 60, 71 - 72
-    assert rows[4][1:3] == ["Other - nnUNetTrainer@3", "+3.7 ± 4.5, 2 of 3 up"]
-    assert rows[2][rows[0].index("length %, 0-2 mm")] == "-" and rows[2][-2:] == ["2", "64"]
+    stock = curve((75, 60), (70, 80), (60, 90), (80, 60))
+    compared(tmp_path, "Other", 0, {"a": curve((90, 70), (80, 80), (70, 90), (91, 70)), "b": stock}, POINTS[3])
+    compared(tmp_path, "Other", 1, {"b": curve((90, 70), (84, 75), (70, 85), (91, 70))})
+    compared(tmp_path, "nnUNetTrainer@3", 0, {"a": stock, "b": stock})
+    compared(tmp_path, "nnUNetTrainer@3", 1, {"a": stock, "b": stock})
+    rows = cells_of(read_runs(tmp_path))
+    length = rows[0].index("at its precision: length %")
+    assert [[row[1], row[length]] for row in rows[2:]] == [
+        ["nnUNetTrainer@3", "70.0 ± 0.0"],
+        ["Other", "75.7 ± 5.1"],
+        ["Other - nnUNetTrainer@3", "+5.7 ± 5.1, 2 of 3 up"],
+    ]
+    # each at its own operating point: 91, 80 and 90, and of stock nnU-Net 75 three times
+    own = rows[0].index("own point: length %")
+    assert rows[3][own].startswith("87.0") and rows[4][own] == "+12.0 ± 6.1, 3 of 3 up"
+    assert rows[2][rows[0].index("own point: length %, 0-2 mm")] == "-" and rows[2][-3:] == ["2", "64", "2"]
+    score = rows[0].index("own point: score")
+    assert rows[2][score] == f"{(3 * 75 + 60) / 4:.1f} ± 0.0"
 
 
-def test_one_line_a_run_and_a_figure(tmp_path):
-    evaluated(tmp_path, "nnUNetTrainer", 0, {"a": 60.0, "b": 70.0})
-    evaluated(tmp_path, "Other", 0, {"a": 60.0})
-    (tmp_path / "runs" / "begun" / "evaluation").mkdir(parents=True)
-    write_results(tmp_path)
-    lines = (tmp_path / "runs.csv").read_text().splitlines()
-    assert len(lines) == 3 and lines[1].startswith("nnUNetTrainer,0,2.0,64,")
-    assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_the_list_is_enough_to_go_on(tmp_path):
-    evaluated(tmp_path / "first", "nnUNetTrainer", 0, {"a": 60.0, "b c": 70.0})
-    evaluated(tmp_path / "first", "Other:x={'y': 1}", 0, {"a": 60.0})
+def test_the_lists_are_enough_to_go_on(tmp_path):
+    one = curve((90, 60), (80, 80), (70, 90), (95, 60))
+    compared(tmp_path / "first", "nnUNetTrainer", 0, {"a": one, "b c": one})
+    compared(tmp_path / "first", "Other:x={'y': 1}", 0, {"a": one}, POINTS[3])
+    (tmp_path / "first" / "runs" / "begun" / "curves").mkdir(parents=True)
     write_results(tmp_path / "first")
-    listed = tmp_path / "second" / LIST
-    listed.parent.mkdir()
-    shutil.copy(tmp_path / "first" / LIST, listed)
-    assert read_runs(listed.parent) == read_runs(tmp_path / "first")
-    write_results(listed.parent)
-    assert listed.read_text() == (tmp_path / "first" / LIST).read_text()
-    evaluated(listed.parent, "nnUNetTrainer", 0, {"a": 61.0})  # done again
-    evaluated(listed.parent, "Third", 0, {"d": 62.0})
-    again, other, third = read_runs(listed.parent)
-    assert again.cases["Dataset598_T", "a"]["tree_length_detected"] == 61.0
-    assert other.trainer == "Other:x={'y': 1}" and third.cases.keys() == {("Dataset598_T", "d")}
+    assert (tmp_path / "first" / "study.png").read_bytes()[:4] == b"\x89PNG"
+    second = tmp_path / "second"
+    second.mkdir()
+    for name in (LIST, CURVES):
+        shutil.copy(tmp_path / "first" / name, second / name)
+    assert repr(read_runs(second)) == repr(read_runs(tmp_path / "first"))
+    write_results(second)
+    for name in (LIST, CURVES):
+        assert (second / name).read_text() == (tmp_path / "first" / name).read_text()
+    compared(second, "nnUNetTrainer", 0, {"a": curve((91, 60), (80, 80), (70, 90), (95, 60))})  # done again
+    compared(second, "Third", 0, {"d": one})
+    again, other, third = read_runs(second)
+    assert again.curves["Dataset598_T", "a"][POINTS[0]]["tree_length_detected"] == 91.0
+    assert other.trainer == "Other:x={'y': 1}" and other.point == POINTS[3]
+    assert third.curves.keys() == {("Dataset598_T", "d")}
 
     settings = {"seed": 0, "attributes": {"phases.1.weights": []}, "minutes": None}
-    assert study._is_listed(listed.parent, "nnUNetTrainer", settings)
-    assert not study._is_listed(listed.parent, "nnUNetTrainer", {**settings, "seed": 1})
+    assert study._is_listed(second, "nnUNetTrainer", settings)
+    assert not study._is_listed(second, "nnUNetTrainer", {**settings, "seed": 1})
     with pytest.raises(ValueError, match=r"nnUNetTrainer in .*runs\.csv was begun with .*another folder"):
-        study._is_listed(listed.parent, "nnUNetTrainer", {**settings, "minutes": 5})
-    listed.write_text("trainer,seed\nA,0\n")
-    with pytest.raises(ValueError, match=r"runs\.csv needs the columns minutes_trained, patches_seen"):
-        read_runs(listed.parent)
+        study._is_listed(second, "nnUNetTrainer", {**settings, "minutes": 5})
+    (second / LIST).write_text("trainer,seed\nA,0\n")
+    with pytest.raises(ValueError, match=r"runs\.csv needs the columns minutes_trained, patches_seen, threshold"):
+        read_runs(second)
 
 
 def test_a_run_with_another_budget_is_refused(tmp_path):

@@ -39,7 +39,7 @@ class Shortened:
         if SETTINGS["patch"]:
             all_rows = plans["configurations"]
             row = {**all_rows[configuration], "patch_size": SETTINGS["patch"], "batch_size": SETTINGS["batch"]}
-            plans = {**plans, "configurations": {**all_rows, configuration: row}}
+            plans = {**plans, "configurations": {**all_rows, configuration: narrowed(row, SETTINGS["width"])}}
         super().__init__(plans, configuration, fold, dataset_json, device)
         for name, value in attributes().items():  # nnU-Net's own, such as initial_lr, are the instance's
             if not hasattr(super(), name) and name not in vars(self):
@@ -77,6 +77,14 @@ class Shortened:
 
     def perform_actual_validation(self, save_probabilities: bool = False):
         """Leave it out: the study predicts held-out cases itself."""
+
+
+def narrowed(row: dict, share: float) -> dict:
+    """Give the planned network of a configuration a share of its features, at least 8 in each stage."""
+    architecture = row["architecture"]
+    options = architecture["arch_kwargs"]
+    features = [max(8, round(share * number)) for number in options["features_per_stage"]]
+    return {**row, "architecture": {**architecture, "arch_kwargs": {**options, "features_per_stage": features}}}
 
 
 def scaled(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:

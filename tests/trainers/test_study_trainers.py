@@ -10,7 +10,7 @@ from study_trainers import shortened
 
 SETTINGS = {
     "attributes": {}, "seed": 5, "patches": 100, "minutes": None, "epochs": 7, "patch": [32, 32, 32], "batch": 4,
-    "save_every": 2, "validation": 3,
+    "width": 0.5, "save_every": 2, "validation": 3,
 }  # fmt: skip
 
 
@@ -25,11 +25,14 @@ def short(make, monkeypatch):
     return short
 
 
-def test_stock_nnunet_gets_patch_budget_and_seed(short):
+def test_stock_nnunet_gets_patch_budget_width_and_seed(short, make):
     trainer = short(attributes={"initial_lr": 0.5})
     draws = np.random.rand(), float(torch.rand(1))
     trainer._set_batch_size_and_oversample()  # as nnU-Net does when it initialises
     assert list(trainer.configuration_manager.patch_size) == [32, 32, 32] and trainer.batch_size == 4
+    planned = make(nnUNetTrainer).configuration_manager.network_arch_init_kwargs["features_per_stage"]
+    own = trainer.configuration_manager.network_arch_init_kwargs["features_per_stage"]
+    assert own == [max(8, features // 2) for features in planned]
     assert (trainer.num_epochs, trainer.save_every, trainer.initial_lr) == (7, 2, 0.5)
     for epoch, iterations in ((0, 4), (1, 4)):  # 25 batches are left for 7 epochs, then 21 for 6
         trainer.current_epoch = epoch

@@ -1,0 +1,85 @@
+"""Put a data set of the study together: cases of other data sets, and CTs with their trees, as they are and thickened.
+
+``python benchmarks/study_data.py -d 630 -name Study --join 610 611 --ct CT.nii.gz TREE.nii.gz --slices 2.5``
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import SimpleITK as sitk
+from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
+
+from nnunetv2_airway.cli.common import dataset_id, run
+from nnunetv2_airway.io.images import Grid, list_images, read_mask, read_volume, require_same_geometry, write_image
+from nnunetv2_airway.io.raw_data import dataset_folder, require_free_id, write_dataset_json
+from nnunetv2_airway.phantom.model import LABELLED_SHARE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-d", type=dataset_id, required=True, metavar="ID", help="of the data set to write")
+    parser.add_argument("-name", required=True, help="after DatasetXXX_")
+    parser.add_argument("--join", type=dataset_id, nargs="+", default=[], metavar="ID", help="data sets of phantoms")
+    parser.add_argument("--ct", type=Path, nargs=2, action="append", default=[], metavar=("CT", "TREE"), help="a case")
+    parser.add_argument("--slices", type=float, nargs="+", default=[], metavar="MM", help="also so thick, by averaging")
+    parser.add_argument("--held-out", action="store_true", help="the CTs are held-out cases, in imagesTs")
+    return parser
+
+
+def thickened(image: sitk.Image, thickness: float) -> sitk.Image:
+    """Average as many slices of an image as make up a thickness in mm."""
+    slices = max(1, round(thickness / image.GetSpacing()[2]))
+    whole = image.GetSize()[2] // slices * slices
+    return sitk.BinShrink(sitk.Cast(image[:, :, :whole], sitk.sitkFloat32), [1, 1, slices])
+
+
+def main() -> None:
+    """Run as a command."""
+    args = build_parser().parse_args()
+    run(lambda: _write(args))
+
+
+def _write(args: argparse.Namespace) -> None:
+    folder = dataset_folder(None, args.d, args.name)
+    require_free_id(folder)
+    parts = {part: folder / part for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")}
+    for part in parts.values():
+        part.mkdir(parents=True, exist_ok=True)
+    for number in args.join:
+        source = Path(os.environ["nnUNet_raw"], convert_id_to_dataset_name(number))
+        for ending in ("Tr", "Ts"):
+            if not any((source / f"labels{ending}").iterdir()):
+                continue
+            for case, file in list_images(source / f"labels{ending}").items():
+                name = f"{number}_{case}"
+                shutil.copy(file, parts[f"labels{ending}"] / f"{name}.nii.gz")
+                shutil.copy(
+                    source / f"images{ending}" / f"{case}_0000.nii.gz", parts[f"images{ending}"] / f"{name}_0000.nii.gz"
+                )
+    ending = "Ts" if args.held_out else "Tr"
+    for ct_file, tree_file in args.ct:
+        ct, tree = read_volume(ct_file), read_mask(tree_file)
+        require_same_geometry(tree, ct)
+        tree = Grid.of(ct).image(sitk.GetArrayFromImage(tree))
+        name = ct_file.name.split(".")[0].removesuffix("_0000")
+        cases = {name: (ct, tree)}
+        for thickness in args.slices:
+            both = (thickened(image, thickness) for image in (ct, tree))
+            thick_ct, share = both
+            cases[f"{name}_{thickness:g}mm"] = (
+                sitk.Round(thick_ct),
+                sitk.Cast(share >= LABELLED_SHARE, sitk.sitkUInt8),
+            )
+        for case, (image, label) in cases.items():
+            write_image(sitk.Cast(image, sitk.sitkInt16), parts[f"images{ending}"] / f"{case}_0000.nii.gz")
+            write_image(label, parts[f"labels{ending}"] / f"{case}.nii.gz")
+    training = len(list(parts["labelsTr"].iterdir()))
+    write_dataset_json(folder, training=training, description="A study's data", licence="see the sources")
+    print(f"{training} training and {len(list(parts['labelsTs'].iterdir()))} held-out cases are in {folder}")
+
+
+if __name__ == "__main__":
+    main()
