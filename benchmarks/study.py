@@ -146,7 +146,14 @@ def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
     point = _curve(commands, f"{name}, cases of {args.val}", args.val, network, folder / "tuned")
     for test in args.test:
         raw = convert_id_to_dataset_name(test)
-        _curve(commands, f"{name}, cases of {test}", test, network, folder / "curves" / raw, f"--also {point}")
+        _curve(
+            commands,
+            f"{name}, cases of {test}",
+            test,
+            network,
+            folder / "curves" / raw,
+            f"--thresholds-only --also {point}",
+        )
     write_json(
         folder / "run.json", {"trainer": variant.text, "machine": machine(args.device), **settings, **_cost(model)}
     )

@@ -47,6 +47,7 @@ WINDOWS = {
     "zheng": Window(-1000, 600),
     "zheng_published": Window(-1000, 400),
     "zheng_wide": Window(-1200, 600),
+    "narrow": Window(-1024, -440),
 }
 """Windows by name; "original" and "tang" together are Tang 2022's two channels."""
 

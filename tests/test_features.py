@@ -151,6 +151,14 @@ def test_find_best_configuration_and_apply_postprocessing(trained, run, root, tr
     assert len(list((root / "postprocessed").glob("*.nii.gz"))) == 2
 
 
+def test_tune_on_the_validation_of_the_folds(trained, run):
+    said = run(f"nnUNetv2_airway_tune -m {trained} -np 1")
+    assert "over 2 cases" in said and (trained / "operating_points.png").exists()
+    assert json.loads((trained / "operating_point.json").read_text())["cases"]
+    for name in ("operating_point.json", "postprocessing.pkl"):
+        (trained / name).unlink()
+
+
 def test_predictions_in_parts_from_several_folds_with_probabilities(trained, run, root, trainer):
     images = root / "nnUNet_raw" / DATASET / "imagesTr"
     for part in (0, 1):

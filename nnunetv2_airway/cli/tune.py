@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="choose the greatest length at a mean precision of at least P percent (default: the best mean of length, "
         "branches, Dice and precision)",
     )
+    parser.add_argument("--thresholds-only", action="store_true", help="compare no hysteresis and no reconnection")
     parser.add_argument("--also", type=Path, metavar="FILE", help="compare this operating point, too")
     parser.add_argument("-np", type=positive, default=2, metavar="N", help="cases worked on at once (default: 2)")
     return parser
@@ -68,7 +69,14 @@ def _tune(args: argparse.Namespace) -> None:
 
     output = (args.o or args.m).absolute()
     also = [read_operating_point(args.also)] if args.also else []
-    tuning = tune(_files(args), output, precision=args.precision, also=also, processes=args.np)
+    tuning = tune(
+        _files(args),
+        output,
+        precision=args.precision,
+        thresholds_only=args.thresholds_only,
+        also=also,
+        processes=args.np,
+    )
     print(f"{'':46}" + "".join(f"{title:>18}" for title in FIGURES))
     for point in dict.fromkeys((DEFAULT, tuning.chosen)):
         figures = tuning.means(point)

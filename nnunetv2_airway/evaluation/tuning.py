@@ -140,6 +140,7 @@ def tune(
     output: Path,
     *,
     precision: float | None = None,
+    thresholds_only: bool = False,
     also: Sequence[OperatingPoint] = (),
     processes: int = 2,
 ) -> Tuning:
@@ -154,6 +155,7 @@ def tune(
         output: folder of the results.
         precision: choose the point that finds the greatest length among those of at least this mean precision, in
             percent; None takes the mean of length, branches, Dice and precision.
+        thresholds_only: compare no hysteresis and no reconnection.
         also: further points.
         processes: cases worked on at once; each takes about 3 GB for a CT of 512 x 512 x 400.
 
@@ -165,7 +167,8 @@ def tune(
     with alone_in(output):
         points = thresholds()
         cases, failed = _figures_of(files, output, points, processes, "thresholds")
-        points = list(dict.fromkeys((*points, *refinements(_best(cases, points, precision)), *also)))
+        refined = [] if thresholds_only else refinements(_best(cases, points, precision))
+        points = list(dict.fromkeys((*points, *refined, *also)))
         cases, others = _figures_of({case: files[case] for case in cases}, output, points, processes, "post-processing")
         best = _best(cases, points, precision)
         criterion = "mean of length, branches, Dice and precision"

@@ -2,7 +2,13 @@
 
 try:
     from nnunetv2_airway.trainers.aiib23 import nnUNetTrainerWingsAIIB23
+    from nnunetv2_airway.trainers.airway import (
+        nnUNetTrainerAirway,
+        nnUNetTrainerLIBRootSGD,
+        nnUNetTrainerWingsAirway,
+    )
     from nnunetv2_airway.trainers.branch_weighted import nnUNetTrainerWingsBranchWeighted
+    from nnunetv2_airway.trainers.centerline_losses import nnUNetTrainerClDice, nnUNetTrainerSkeletonRecall
     from nnunetv2_airway.trainers.inverse_weighting import (
         nnUNetTrainerAsymmetricSimilarity,
         nnUNetTrainerFocal,

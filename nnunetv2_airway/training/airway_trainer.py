@@ -38,8 +38,9 @@ class AirwayTrainer(PhasedTrainer):
     """Row of ``networks``; as nnU-Net has it, the instance's ``network`` is what has been built of it."""
     windows: tuple[str, ...] = ("original", "tang")
     """Of ``hounsfield.WINDOWS``, one input channel each."""
-    plans_patch_size: tuple[int, int, int] = (128, 128, 128)
-    plans_batch_size: int = 32
+    plans_patch_size: tuple[int, int, int] | None = (128, 128, 128)
+    plans_batch_size: int | None = 32
+    """None leaves either to nnU-Net's plans."""
     patches_per_case: int = 16
     initial_lr: float = 1e-4
     learning_rate_decay: float = 0.0
@@ -47,6 +48,8 @@ class AirwayTrainer(PhasedTrainer):
     weight_decay: float = 1e-2
     momentum: float | None = None
     """Of SGD; None is AdamW."""
+    nesterov: bool = False
+    """Whether the momentum is Nesterov's, as nnU-Net's is."""
     rotation: float | None = None
     """Rotate every patch within this angle, in degrees, and augment in no other way; None is nnU-Net's augmentation."""
 
@@ -56,14 +59,17 @@ class AirwayTrainer(PhasedTrainer):
     def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
         """Refuse plans whose CTs are not in HU; patch and batch size become the recipe's."""
         plans = super().adapt_plans(plans, configuration, dataset_json)
-        plans, self.plans_note = fit_patches(
-            plans,
-            configuration,
-            patch_size=self.plans_patch_size,
-            batch_size=self.plans_batch_size,
-            divisor_of=type(self).network.patch_divisor,
-            trainer=type(self).__name__,
-        )
+        self.plans_note = ""
+        if self.plans_patch_size or self.plans_batch_size:
+            planned = PlansManager(plans).get_configuration(configuration)
+            plans, self.plans_note = fit_patches(
+                plans,
+                configuration,
+                patch_size=self.plans_patch_size or planned.patch_size,
+                batch_size=self.plans_batch_size or planned.batch_size,
+                divisor_of=type(self).network.patch_divisor,
+                trainer=type(self).__name__,
+            )
         manager = PlansManager(plans)
         self.hounsfield_scale = _hounsfield_scale(manager, manager.get_configuration(configuration))
         return plans
@@ -108,7 +114,8 @@ class AirwayTrainer(PhasedTrainer):
         if self.momentum is None:
             optimizer = torch.optim.AdamW(self.network.parameters(), **options)
         else:
-            optimizer = torch.optim.SGD(self.network.parameters(), momentum=self.momentum, **options)
+            options |= {"momentum": self.momentum, "nesterov": self.nesterov}
+            optimizer = torch.optim.SGD(self.network.parameters(), **options)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, self.learning_rate_decay)
 
     def _get_deep_supervision_scales(self):

@@ -2,13 +2,12 @@
 
 import pytest
 
-from nnunetv2_airway.losses.rows import DICE
 from nnunetv2_airway.nnunet_ext import airway_trainers
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 from nnunetv2_airway.training.networks import BASELINE_UNET, PLANNED, WINGSNET
 from nnunetv2_airway.training.phased_trainer import PhasedTrainer
 
-ADAMW, SGD = (1e-4, 1e-2, None), (1e-2, 1e-4, 0.9)
+ADAMW, SGD, NNUNET = (1e-4, 1e-2, None), (1e-2, 1e-4, 0.9), (1e-2, 3e-5, 0.99)
 """Learning rate, weight decay, momentum."""
 TANG, ZHENG = ("original", "tang"), ("zheng",)
 """Windows."""
@@ -22,17 +21,25 @@ GUL = [
     (100, "general union, alpha 0.1", "distance decay", "50% hard, 50% random", (60, 90)),
     (30, "general union, alpha 0.2", "distance decay", "50% hard, 50% random", (15, 25)),
 ]
+DICE_CE = "Dice + cross-entropy"
+AIRWAY = [
+    (100, DICE_CE, "none", "None", ()),
+    (50, DICE_CE, LIB[2][2], "25% small, 25% centerline, 50% random", ()),
+]
+ROOT = [LIB[0], *((n, "union with p^0.7", *row) for n, _, *row in LIB[1:])]
 AIRWAYS = {
+    "Airway": (PLANNED, ("narrow",), NNUNET, None, AIRWAY),
+    "WingsAirway": (WINGSNET, ("narrow",), NNUNET, None, AIRWAY),
+    "LIBRootSGD": (PLANNED, TANG, NNUNET, None, ROOT),
     "Wings": (WINGSNET, TANG, ADAMW, None, LIB[:1]),
     "WingsLIB": (WINGSNET, TANG, ADAMW, None, LIB),
-    "WingsLIBRoot": (WINGSNET, TANG, ADAMW, None, [LIB[0], *((n, "union with p^0.7", *row) for n, _, *row in LIB[1:])]),
+    "WingsLIBRoot": (WINGSNET, TANG, ADAMW, None, ROOT),
     "LIB": (PLANNED, TANG, ADAMW, None, LIB),
     "WingsGUL": (WINGSNET, ZHENG, SGD, 15.0, GUL),
     "WingsGULRoot": (WINGSNET, ZHENG, SGD, 15.0, [*GUL[:2], (30, "root Tversky, alpha 0.2", "none", *GUL[2][3:])]),
     "GUL": (PLANNED, ZHENG, SGD, 15.0, GUL),
     "WingsLIBPublished": (
-        WINGSNET, ("original", "tang_published"), ADAMW, None,
-        [LIB[0], *((n, "union with p^0.7", *row) for n, _, *row in LIB[1:])],
+        WINGSNET, ("original", "tang_published"), ADAMW, None, ROOT
     ),
     "WingsGULPublished": (WINGSNET, ("zheng_published",), SGD, 15.0, GUL),
     "WingsGULWide": (WINGSNET, ("zheng_wide",), SGD, 15.0, GUL),
@@ -46,6 +53,8 @@ AIRWAYS = {
     ),
 }  # fmt: skip
 LESIONS = {
+    "ClDice": ("Dice + cross-entropy + clDice", "none"),
+    "SkeletonRecall": ("Dice + cross-entropy + skeleton recall", "none"),
     "InverseWeightedDice": ("Dice", "inverse component size"),
     "InverseWeightedBCE": ("cross-entropy", "inverse component size"),
     "InverseWeightedFocal": ("focal", "inverse component size"),
@@ -84,11 +93,13 @@ def test_an_airway_recipe_is_its_paper_s(make, tiny, name):
     assert trainer.windows == windows and trainer.network.hounsfield.factor.shape[1] == len(windows)
     (group,) = trainer.optimizer.param_groups
     assert (group["lr"], group["weight_decay"], group.get("momentum")) == (learning_rate, weight_decay, momentum)
-    batch = 20 if name == "WingsAIIB23" else 32
+    planned = trainer.plans_manager.get_configuration("3d_fullres").batch_size
+    batch = {"WingsAIIB23": 20, "WingsAirway": 2, "Airway": planned, "LIBRootSGD": planned}.get(name, 32)
+    assert group.get("nesterov", False) == (momentum == 0.99)
     assert (trainer.rotation, trainer.batch_size, trainer.patches_per_case) == (rotation, batch, 16)
-    assert [phase.label_cut for phase in trainer.phases] == ([0.8, 0.8, 0.9] if momentum else [0.5] * len(rows))
+    assert [phase.label_cut for phase in trainer.phases] == ([0.8, 0.8, 0.9] if rotation else [0.5] * len(rows))
     assert schedule(trainer) == rows and trainer.num_epochs == sum(row[0] for row in rows)
-    assert trainer.loss.loss == DICE and trainer.monitors_tree
+    assert trainer.loss.loss == trainer.phases[0].loss and trainer.monitors_tree
 
 
 @pytest.mark.parametrize("name", LESIONS)
