@@ -1,6 +1,7 @@
 """``nnUNetv2_airway_tune``: the operating point of a model, chosen on validation cases."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.i and not (args.ref and args.o):
         parser.error("-i needs -ref and -o")
+    if args.i and args.f:
+        parser.error("-f is for -m")
     run(lambda: _tune(args))
 
 
@@ -103,6 +106,8 @@ def _files(args: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
             f"no prediction has the name of a reference: {some(sorted(predictions))} in {folders[0]}, "
             f"{some(sorted(masks))} in {references}"
         )
+    if without := sorted(predictions.keys() - masks.keys()):
+        print(f"Without a reference, and left out: {some(without)}")
     return {case: (predictions[case], masks[case]) for case in common}
 
 
@@ -119,8 +124,6 @@ def _validations(model: Path, folds: tuple[str, ...]) -> list[Path]:
 
 
 def _references(model: Path) -> Path:
-    import json
-
     plans = model / "plans.json"
     if not plans.is_file():
         raise UserError(f"{model} is no model folder of nnU-Net, it has no plans.json")

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
-from skimage.filters import apply_hysteresis_threshold
 
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import main_line, write_json
@@ -57,10 +56,9 @@ class OperatingPoint:
         Returns:
             (Z, Y, X) bool; pieces that hang on nothing are in it, too.
         """
-        if self.seed is None:
-            mask = probability > self.threshold
-        else:
-            mask = apply_hysteresis_threshold(probability, self.threshold, self.seed)
+        mask = probability > self.threshold
+        if self.seed is not None:
+            mask = with_seeds(mask, probability > self.seed)
         return mask if self.bridge is None else reconnect(mask, probability, spacing, least=self.bridge)
 
     def __str__(self):
@@ -73,6 +71,18 @@ class OperatingPoint:
 
 
 DEFAULT = OperatingPoint()
+
+
+def with_seeds(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Keep the 26-connected pieces of a mask (Z, Y, X) bool that hold a seed, bool of the same shape."""
+    kept = np.zeros_like(mask)
+    box = bounding_box(mask)
+    if box is not None:
+        pieces = connected_components(mask[box], connectivity=26)
+        holds_seed = np.zeros(int(pieces.max()) + 1, bool)
+        holds_seed[pieces[seeds[box] & mask[box]]] = True
+        kept[box] = holds_seed[pieces]
+    return kept
 
 
 def reconnect(mask: np.ndarray, probability: np.ndarray, spacing: Sequence[float], *, least: float) -> np.ndarray:

@@ -104,11 +104,13 @@ def test_most_length_at_a_precision(cases):
 
 def test_what_has_been_computed_is_not_computed_again(cases, monkeypatch):
     first = tuning.tune(files(cases), cases / "out")
-    monkeypatch.setattr(tuning, "read_probability", None)
-    assert repr(tuning.tune(files(cases), cases / "out").cases) == repr(first.cases)  # nan is not equal to itself
-    other = OperatingPoint(0.123)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "read_probability", None)
+        assert repr(tuning.tune(files(cases), cases / "out").cases) == repr(first.cases)  # nan is not equal to itself
+    other = OperatingPoint(0.123, bridge=0.05)
     assert other in tuning.tune(files(cases), cases / "out", also=[other]).points
+    points = tuning.tune(files(cases), cases / "out", also=[other], thresholds_only=True).points
+    assert [point for point in points if point.bridge or point.seed] == [other]
 
 
 def test_the_command(cases, run_main):
@@ -129,7 +131,7 @@ def test_the_command(cases, run_main):
     ("line", "words"),
     [
         ("-i x", "-i needs -ref and -o"), ("-m x -i y", "not allowed with"), ("", "-m -i is required"),
-        ("-m x --precision 100", "between 0 and 100"),
+        ("-m x --precision 100", "between 0 and 100"), ("-i x -ref y -o z -f 0", "-f is for -m"),
     ],
 )  # fmt: skip
 def test_what_the_command_needs(line, words, capsys):
