@@ -102,7 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run as a command."""
-    args = build_parser().parse_args()
+    parser = build_parser()
+    args = parser.parse_args()
+    if not args.patch and (args.width != 1 or args.batch != 2):
+        parser.error("-width and -batch need -patch")
     run(lambda: _study(args))
 
 
@@ -118,7 +121,7 @@ def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
     settings = {
         "attributes": variant.attributes, "seed": seed, "minutes": args.minutes, "patches": args.patches,
         "epochs": args.epochs, "patch": args.patch, "batch": args.batch, "width": args.width,
-        "save_every": 2, "validation": 4,
+        "save_every": 2, "validation": 4, "val": args.val, "test": args.test,
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))  # as they are read again
     folder = args.o.resolve() / "runs" / f"{variant.text}, seed {seed}"
@@ -171,7 +174,7 @@ def _curve(commands: Commands, title: str, number: int, network: str, output: Pa
         f"nnUNetv2_predict -i {images} -o {predictions} {network} --save_probabilities --continue_prediction",
     )  # fmt: skip
     commands.step(
-        f"{title}: operating points", f"operating_points_{number}",
+        f"{title}: operating points", f"operating_points_{output.name}",
         f"nnUNetv2_airway_tune -i {predictions} -ref {labels} -o {results} {more}".rstrip(),
     )  # fmt: skip
     return shlex.quote(str(output / FILE))

@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 
@@ -15,6 +16,7 @@ from nnunetv2_airway.cli.common import dataset_id, run
 from nnunetv2_airway.io.images import Grid, list_images, read_mask, read_volume, require_same_geometry, write_image
 from nnunetv2_airway.io.raw_data import dataset_folder, require_free_id, write_dataset_json
 from nnunetv2_airway.phantom.model import LABELLED_SHARE
+from nnunetv2_airway.tree.components import largest_piece
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,12 +69,10 @@ def _write(args: argparse.Namespace) -> None:
         name = ct_file.name.split(".")[0].removesuffix("_0000")
         cases = {name: (ct, tree)}
         for thickness in args.slices:
-            both = (thickened(image, thickness) for image in (ct, tree))
-            thick_ct, share = both
-            cases[f"{name}_{thickness:g}mm"] = (
-                sitk.Round(thick_ct),
-                sitk.Cast(share >= LABELLED_SHARE, sitk.sitkUInt8),
-            )
+            thick_ct, share = (thickened(image, thickness) for image in (ct, tree))
+            thick_tree = largest_piece(sitk.GetArrayViewFromImage(share) >= LABELLED_SHARE, connectivity=6)
+            label = Grid.of(share).image(thick_tree.astype(np.uint8))
+            cases[f"{name}_{thickness:g}mm"] = (sitk.Round(thick_ct), label)
         for case, (image, label) in cases.items():
             write_image(sitk.Cast(image, sitk.sitkInt16), parts[f"images{ending}"] / f"{case}_0000.nii.gz")
             write_image(label, parts[f"labels{ending}"] / f"{case}.nii.gz")

@@ -126,7 +126,7 @@ def _cell(value) -> str:
 def at_precision(curve: Curve, precision: float, figure: str) -> float:
     """Give the most that a curve finds at a precision or a higher one, in percent.
 
-    Between neighbouring thresholds both figures are taken to change alike; a curve that never is as precise has 0.
+    Between neighbouring thresholds both figures are taken to change alike; nan for a curve that never is as precise.
     """
     line = sorted((point.threshold, point) for point in curve if point.seed is None and point.bridge is None)
     places = [(curve[point]["precision"], curve[point][figure]) for _, point in line]
@@ -134,7 +134,7 @@ def at_precision(curve: Curve, precision: float, figure: str) -> float:
     for (a, low), (b, high) in pairwise(places):
         if (a - precision) * (b - precision) < 0:
             found.append(low + (precision - a) / (b - a) * (high - low))
-    return max(found, default=0.0)
+    return max(found, default=math.nan)
 
 
 def score(figures: Figures) -> float:
@@ -148,16 +148,17 @@ def test_sets(runs: Sequence[Run]) -> list[str]:
 
 
 def trainer_names(runs: Sequence[Run]) -> list[str]:
-    """Name the trainers as they were typed, stock nnU-Net first."""
-    return sorted(dict.fromkeys(run.trainer for run in runs), key=lambda name: re.split("[@:]", name)[0] != STOCK)
+    """Name the trainers as they were typed, stock nnU-Net first, and before it with other attributes."""
+    names = dict.fromkeys(run.trainer for run in runs)
+    return sorted(names, key=lambda name: (re.split("[@:]", name)[0] != STOCK, ":" in name))
 
 
 def merits(runs: Sequence[Run], trainer: str, test: str) -> dict[str, dict[tuple, tuple[float, float]]]:
     """Pair a trainer with the first one (stock nnU-Net), by the same case and seed.
 
     Returns:
-        For each column, (figure of the trainer, that of the first one) by case and seed: at the precision that the
-        first one has at p > 0.5, and at the own operating point of each.
+        For each column, (figure of the trainer, that of the first one) by case and seed: the most of each at the
+        precision that the first one has at p > 0.5, and at the own operating point of each.
     """
     first = trainer_names(runs)[0]
     firsts = {run.facts["seed"]: run for run in runs if run.trainer == first}
@@ -168,8 +169,8 @@ def merits(runs: Sequence[Run], trainer: str, test: str) -> dict[str, dict[tuple
             case = (*key, run.facts["seed"])
             precision = other.curves[key][DEFAULT]["precision"]
             for title, name in AT_STOCK.items():
-                pair = at_precision(run.curves[key], precision, name), other.curves[key][DEFAULT][name]
-                columns.setdefault(f"at its precision: {title}", {})[case] = pair
+                pair = (at_precision(each.curves[key], precision, name) for each in (run, other))
+                columns.setdefault(f"at its precision: {title}", {})[case] = tuple(pair)
             mine, theirs = run.curves[key][run.point], other.curves[key][other.point]
             for title, name in OWN.items():
                 values = [score(each) if name == "score" else each[name] for each in (mine, theirs)]
@@ -199,10 +200,12 @@ def table(runs: Sequence[Run]) -> str:
             if trainer == trainers[0]:
                 continue
             cells = []
-            for column in defined:
+            for column_of_all, column in zip(pairs, defined, strict=True):
                 differences = [mine - theirs for mine, theirs in column]
                 larger = sum(difference > 0 for difference in differences)
-                cells.append(f"{spread(differences, '+')}, {larger} of {len(differences)} up")
+                undefined = len(column_of_all) - len(differences)
+                words = f", {undefined} undefined" if undefined else ""
+                cells.append(f"{spread(differences, '+')}, {larger} of {len(differences)} up{words}")
             lines.append(_row([test, f"{trainer} - {trainers[0]}", *cells, "", "", ""]))
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,7 @@
 """The study gives equal budgets, goes on where it stopped, and its table says what was measured."""
 
 import json
+import math
 import shlex
 import shutil
 from argparse import ArgumentTypeError
@@ -167,6 +168,7 @@ def test_a_run_trains_predicts_and_compares_what_is_held_out(tmp_path, monkeypat
     assert variables["nnUNet_results"] == str(folder)
     settings = json.loads(variables["AIRWAY_STUDY"])
     assert (settings["seed"], settings["patches"], settings["attributes"]) == (3, 44, {"x": 1})
+    assert (settings["val"], settings["test"]) == (596, [598, 595])
     facts = json.loads((folder / "run.json").read_text())
     assert (facts["minutes_trained"], facts["patches_seen"], facts["patch_size"]) == (10.0, 44, [32, 48, 64])
     study.one_run(args, args.trainers[0], 3)
@@ -194,7 +196,7 @@ def compared(folder, trainer, seed, curves, point=POINTS[0]):
         "attributes": {"phases.1.weights": []}, "minutes": None,
     }  # fmt: skip
     write_json(run / "run.json", facts)
-    tuning._write(Tuning(curves, point, "mean", {}), run / "curves" / "Dataset598_T")
+    tuning._write(Tuning(curves, point, "mean", {}), run / "curves" / "Dataset598_T", {})
     write_operating_point(run / "tuned" / "operating_point.json", point)
 
 
@@ -204,13 +206,29 @@ def test_length_at_a_precision():
     assert at_precision(found, 85, "tree_length_detected") == pytest.approx(75)
     assert at_precision(found, 65, "tree_length_detected") == pytest.approx(87.5)
     assert at_precision(found, 50, "tree_length_detected") == 90
-    assert at_precision(found, 95, "tree_length_detected") == 0  # post-processings are no part of the line
+    assert math.isnan(at_precision(found, 95, "tree_length_detected"))  # post-processings are no part of the line
     # where precision goes up and down, the greatest length counts
     assert at_precision(curve((90, 70), (80, 60), (70, 90), (0, 0)), 65, "tree_length_detected") == 90
 
 
 def cells_of(runs):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(runs).splitlines()]
+
+
+def test_a_copy_of_stock_nnunet_is_no_better(tmp_path):
+    waves = curve((90, 85), (70, 80), (60, 90), (80, 60))  # more at a higher precision than at p > 0.5
+    for trainer in ("nnUNetTrainer@3:x=1", "nnUNetTrainer@3", "Copy"):
+        compared(tmp_path, trainer, 0, {"a": waves})
+    rows = {row[1]: row for row in cells_of(read_runs(tmp_path))}
+    assert all(cell.startswith(("+0.0", "-")) for cell in rows["Copy - nnUNetTrainer@3"][2:-3])
+    assert rows["nnUNetTrainer@3"][2].startswith("90.0")
+
+
+def test_what_is_never_so_precise_is_counted(tmp_path):
+    compared(tmp_path, "nnUNetTrainer", 0, {case: curve((75, 60), (70, 90), (60, 95), (0, 0)) for case in "ab"})
+    compared(tmp_path, "Other", 0, {"a": curve((75, 60), (70, 80), (60, 85), (0, 0)), "b": curve(*[(80, 91)] * 4)})
+    rows = cells_of(read_runs(tmp_path))
+    assert rows[4][2] == "+10.0, 1 of 1 up, 1 undefined" and rows[3][2] == "80.0"
 
 
 def test_the_table_pairs_cases_and_seeds(tmp_path):

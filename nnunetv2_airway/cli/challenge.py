@@ -45,7 +45,8 @@ def _segment(args: argparse.Namespace) -> None:
     settings = read_settings(args)
     with tempfile.TemporaryDirectory(dir=args.output) as cache:  # a model that is a file is unpacked there
         predictor = load_predictor(find_model(args.m, cache=Path(cache)), settings)
-        print(f"{len(cts)} CT{'s' * (len(cts) > 1)}, on {settings.device}", flush=True)
+        where = f"on {settings.device}, at {predictor.operating_point}"
+        print(f"{len(cts)} CT{'s' * (len(cts) > 1)}, {where}", flush=True)
         failed = []
         for outcome in segment_cts(cts, args.output, predictor):
             if outcome.failure:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_airway.cli.common import positive, run
 from nnunetv2_airway.io.errors import UserError, some
+from nnunetv2_airway.io.files import digest_of
 from nnunetv2_airway.io.images import list_images
 
 
@@ -78,6 +79,7 @@ def _tune(args: argparse.Namespace) -> None:
         precision=args.precision,
         thresholds_only=args.thresholds_only,
         also=also,
+        checkpoints=_checkpoints(args),
         processes=args.np,
     )
     print(f"{'':46}" + "".join(f"{title:>18}" for title in FIGURES))
@@ -113,6 +115,8 @@ def _files(args: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
 
 def _validations(model: Path, folds: tuple[str, ...]) -> list[Path]:
     found = sorted(folder for folder in model.glob("fold_*/validation") if folder.parent.name != "fold_all")
+    if "all" in folds:
+        raise UserError("a model of fold all was trained on all cases: predict others, and give them with -i and -ref")
     if folds:
         found = [model / f"fold_{fold}" / "validation" for fold in folds]
     if not found:
@@ -121,6 +125,13 @@ def _validations(model: Path, folds: tuple[str, ...]) -> list[Path]:
             f"has no cases of its own; give predictions of other cases with -i and -ref"
         )
     return found
+
+
+def _checkpoints(args: argparse.Namespace) -> dict[str, str]:
+    """Digest the checkpoints of the folds of a model, by their names in its folder."""
+    folders = [folder.parent for folder in _validations(args.m, args.f)] if args.m else []
+    files = [file for folder in folders if (file := folder / "checkpoint_final.pth").is_file()]
+    return {str(file.relative_to(args.m)): digest_of(file) for file in files}
 
 
 def _references(model: Path) -> Path:

@@ -66,7 +66,7 @@ class Comparison:
         background = self.volume - self.voxels.sum()
         return {
             **self._figures(np.full(len(self.branches), True)),
-            "specificity": 100 - _percent(self.voxels_false.sum(), background),
+            "specificity": 100 - percent(self.voxels_false.sum(), background),
             "connected_components": self.components,
             "without_trachea": self._figures(generation > 0),
             "by_diameter": {
@@ -85,13 +85,13 @@ class Comparison:
     def _figures(self, chosen: np.ndarray) -> dict:
         found, false, voxels = self.voxels_found[chosen].sum(), self._false(chosen), self.voxels[chosen].sum()
         return {
-            "tree_length_detected": _percent(self.line_found[chosen].sum(), self.line[chosen].sum()),
+            "tree_length_detected": percent(self.line_found[chosen].sum(), self.line[chosen].sum()),
             "branches": int(chosen.sum()),
             "branches_detected": int(self.detected[chosen].sum()),
-            "branch_detected": _percent(self.detected[chosen].sum(), chosen.sum()),
-            "dice": _percent(2 * found, found + false + voxels),
-            "precision": _percent(found, found + false) if found + false or not voxels else 0.0,
-            "sensitivity": _percent(found, voxels),
+            "branch_detected": percent(self.detected[chosen].sum(), chosen.sum()),
+            "dice": percent(2 * found, found + false + voxels),
+            "precision": percent(found, found + false) if found + false or not voxels else 0.0,
+            "sensitivity": percent(found, voxels),
         }
 
     def _exact_figures(self, generation: np.ndarray) -> dict:
@@ -101,12 +101,12 @@ class Comparison:
         false = self._false(leaky)
         return {
             "branch_count": count,
-            "branch_detected": _percent(count, airways.sum()),
+            "branch_detected": percent(count, airways.sum()),
             "tree_length_cm": float(self.length_found[airways].sum() / 10),
-            "tree_length_detected": _percent(self.length_found[airways].sum(), length[airways].sum()),
+            "tree_length_detected": percent(self.length_found[airways].sum(), length[airways].sum()),
             "leakage_count": self.leaks,
             "leakage_volume_mm3": float(false * self.voxel_volume),
-            "false_positive_rate": _percent(false, false + self.voxels_found[leaky].sum()),
+            "false_positive_rate": percent(false, false + self.voxels_found[leaky].sum()),
             "precision": self._figures(leaky)["precision"],
         }
 
@@ -231,5 +231,6 @@ def _require_same_shape(prediction: np.ndarray, reference: np.ndarray | AirwayTr
         raise ValueError(f"prediction and reference must have the same shape, got {shapes[0]} and {shapes[1]}")
 
 
-def _percent(part: float, whole: float) -> float:
+def percent(part: float, whole: float) -> float:
+    """Give a part of a whole in percent, nan where the whole is nothing."""
     return float(100 * part / whole) if whole else float("nan")

@@ -6,7 +6,7 @@ After nnU-Net's ``find_best_configuration``: what is chosen on validation cases 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from nnunetv2_airway.evaluation.challenges import DETECTED
-from nnunetv2_airway.evaluation.metrics import DIAMETERS
+from nnunetv2_airway.evaluation.metrics import DIAMETERS, percent
 from nnunetv2_airway.inference.operating_point import DEFAULT, FILE, OperatingPoint, write_operating_point
 from nnunetv2_airway.inference.postprocessing import write_postprocessing_pkl
 from nnunetv2_airway.inference.probabilities import probabilities_of, read_probability
@@ -36,6 +36,8 @@ SEED = 2.0
 """Logit above that of the threshold."""
 BRIDGES = (-1.0, -2.0, -3.0)
 """Logits below that of the threshold."""
+STRICTER = 2
+"""Thresholds from the best one on, whose pieces are joined."""
 SCORED = ("tree_length_detected", "branch_detected", "dice", "precision")
 SMALL = "tree_length_detected_0-2"
 FIGURES = {
@@ -54,11 +56,16 @@ def thresholds() -> list[OperatingPoint]:
 
 
 def refinements(point: OperatingPoint) -> list[OperatingPoint]:
-    """List post-processings of a threshold, hysteresis and reconnection, alone and together."""
-    logit = math.log(point.threshold / (1 - point.threshold))
-    seeds = (None, _probability(logit + SEED))
-    bridges = (None, *(_probability(logit + below) for below in BRIDGES))
-    return [replace(point, seed=seed, bridge=bridge) for seed, bridge in product(seeds, bridges)][1:]
+    """List post-processings of a threshold and of the next stricter ones: reconnection, with and without hysteresis.
+
+    Hysteresis alone changes nothing in the largest piece, of which figures are computed.
+    """
+    stricter = sorted(each.threshold for each in thresholds() if each.threshold >= point.threshold)[:STRICTER]
+    logits = [math.log(threshold / (1 - threshold)) for threshold in stricter]
+    return [
+        OperatingPoint(_probability(logit), seed and _probability(logit + seed), _probability(logit + bridge))
+        for logit, seed, bridge in product(logits, (None, SEED), BRIDGES)
+    ]
 
 
 def _probability(logit: float) -> float:
@@ -88,16 +95,12 @@ class Reference:
         )
         true, predicted = (int(np.count_nonzero(each)) for each in (mask[tuple(tree.voxels.T)], mask))
         return {
-            "tree_length_detected": _percent(line_found.sum(), line.sum()),
-            "branch_detected": _percent((line_found / line >= DETECTED).sum(), len(line)),
-            "dice": _percent(2 * true, predicted + len(tree.voxels)),
-            "precision": _percent(true, predicted) if predicted else 0.0,
-            SMALL: _percent(line_found[self.small].sum(), line[self.small].sum()),
+            "tree_length_detected": percent(line_found.sum(), line.sum()),
+            "branch_detected": percent((line_found / line >= DETECTED).sum(), len(line)),
+            "dice": percent(2 * true, predicted + len(tree.voxels)),
+            "precision": percent(true, predicted) if predicted else 0.0,
+            SMALL: percent(line_found[self.small].sum(), line[self.small].sum()),
         }
-
-
-def _percent(part: float, whole: float) -> float:
-    return float(100 * part / whole) if whole else float("nan")
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ def tune(
     precision: float | None = None,
     thresholds_only: bool = False,
     also: Sequence[OperatingPoint] = (),
+    checkpoints: Mapping[str, str] | None = None,
     processes: int = 2,
 ) -> Tuning:
     """Compare operating points on cases and write the best one.
@@ -157,6 +161,7 @@ def tune(
             percent; None takes the mean of length, branches, Dice and precision.
         thresholds_only: compare no hysteresis and no reconnection.
         also: further points.
+        checkpoints: digests of the model's, which are kept with the choice, by their names in its folder.
         processes: cases worked on at once; each takes about 3 GB for a CT of 512 x 512 x 400.
 
     Raises:
@@ -175,7 +180,7 @@ def tune(
         if precision is not None:
             criterion = f"greatest length at a precision of at least {precision:g} %"
         tuning = Tuning(cases, best, criterion, failed | others)
-        _write(tuning, output)
+        _write(tuning, output, checkpoints or {})
         return tuning
 
 
@@ -242,7 +247,7 @@ def _with_nan(figures: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
-def _write(tuning: Tuning, output: Path) -> None:
+def _write(tuning: Tuning, output: Path, checkpoints: Mapping[str, str]) -> None:
     head = ["case", "threshold", "seed", "bridge", *FIGURES.values(), "chosen"]
     rows = []
     for case, figures in {"mean": {p: tuning.means(p) for p in tuning.points}, **tuning.cases}.items():
@@ -260,6 +265,7 @@ def _write(tuning: Tuning, output: Path) -> None:
         tuning.chosen,
         criterion=tuning.criterion,
         cases=list(tuning.cases),
+        checkpoints=dict(checkpoints),
         figures=without_nan(tuning.means(tuning.chosen)),
     )
 

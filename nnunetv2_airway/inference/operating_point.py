@@ -11,11 +11,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 
 from nnunetv2_airway.io.errors import UserError
-from nnunetv2_airway.io.files import main_line, write_json
+from nnunetv2_airway.io.files import digest_of, main_line, write_json
 from nnunetv2_airway.tree.components import bounding_box, connected_components
 
 FILE = "operating_point.json"
@@ -41,9 +41,11 @@ class OperatingPoint:
     bridge: float | None = None
 
     def __post_init__(self):
-        values = [self.bridge, self.threshold, self.seed]
-        given = [value for value in values if value is not None]
-        if not all(isinstance(value, int | float) and 0 < value < 1 for value in given) or given != sorted(set(given)):
+        given = [value for value in (self.bridge, self.threshold, self.seed) if value is not None]
+        if self.threshold is None:
+            given = []
+        numbers = all(isinstance(value, int | float) and 0 < value < 1 for value in given)
+        if not (given and numbers and given == sorted(set(given))):
             raise ValueError(f"probabilities between 0 and 1 with bridge < threshold < seed are needed, got {self!r}")
 
     def mask(self, probability: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -112,43 +114,42 @@ def reconnect(mask: np.ndarray, probability: np.ndarray, spacing: Sequence[float
     numbers = np.unique(pieces[tuple(voxels[~gap].T)])
     if len(numbers) == 1:
         return mask
-    # a piece is one node, a voxel of the gaps another
-    count = int(pieces.max()) + 1
-    nodes = np.full(np.add(p.shape, 2), -1, np.int64)
-    inner = tuple((voxels + 1).T)
-    nodes[inner] = np.where(gap, count + np.cumsum(gap) - 1, pieces[tuple(voxels.T)])
-    cost = np.zeros(nodes.shape, np.float32)
-    cost[inner] = np.where(gap, -np.log(p[tuple(voxels.T)]), 0)
-    rows, columns, lengths = [], [], []
-    for offset in product((-1, 0, 1), repeat=3):
-        if offset <= (0, 0, 0):
-            continue
-        other = tuple(axis + step for axis, step in zip(inner, offset, strict=True))
-        near, far = nodes[inner], nodes[other]
-        linked = (far >= 0) & (near != far)
-        rows.append(near[linked])
-        columns.append(far[linked])
-        lengths.append((np.linalg.norm(np.multiply(offset, spacing)) * (cost[inner] + cost[other]) / 2)[linked])
-    total = count + int(gap.sum())
-    graph = _shortest_edges(np.concatenate(rows), np.concatenate(columns), np.concatenate(lengths), total)
+    graph = _graph(voxels, gap, pieces, p, spacing)
     _, before = dijkstra(graph, directed=False, indices=largest, return_predecessors=True)
-    path = np.zeros(total, bool)
+    path = np.zeros(len(before), bool)
     for node in numbers:
         while before[node] >= 0 and not path[node]:
             path[node] = True
             node = before[node]
     joined = mask.copy()
-    joined[box][tuple(voxels[gap][path[count:]].T)] = True
+    joined[box][tuple(voxels[gap][path[-np.count_nonzero(gap) :]].T)] = True
     return joined
 
 
-def _shortest_edges(rows: np.ndarray, columns: np.ndarray, lengths: np.ndarray, count: int) -> coo_array:
-    """Make the graph of edges of which two nodes may have several."""
-    low, high = np.minimum(rows, columns), np.maximum(rows, columns)
-    order = np.lexsort((lengths, low * count + high))
-    keys = (low * count + high)[order]
-    first = order[np.flatnonzero(np.diff(keys, prepend=-1))]
-    return coo_array((lengths[first], (low[first], high[first])), (count, count)).tocsr()
+def _graph(
+    voxels: np.ndarray, gap: np.ndarray, pieces: np.ndarray, p: np.ndarray, spacing: Sequence[float]
+) -> csr_array:
+    """Make the graph of steps between voxels (N, 3): a piece is one node, by its number; then come those in gaps."""
+    count = int(pieces.max()) + 1
+    inner = tuple((voxels + 1).T)  # within a rim
+    nodes = np.full(np.add(p.shape, 2), -1, np.int64)
+    nodes[inner] = np.where(gap, count + np.cumsum(gap) - 1, pieces[tuple(voxels.T)])
+    cost = np.zeros(nodes.shape, np.float32)
+    cost[inner] = np.where(gap, -np.log(p[tuple(voxels.T)]), 0)
+    edges = []
+    for offset in product((-1, 0, 1), repeat=3):
+        if offset > (0, 0, 0):
+            other = tuple(axis + step for axis, step in zip(inner, offset, strict=True))
+            near, far = nodes[inner], nodes[other]
+            linked = (far >= 0) & (near != far)
+            lengths = np.linalg.norm(np.multiply(offset, spacing)) * (cost[inner] + cost[other]) / 2
+            edges.append((np.minimum(near, far)[linked], np.maximum(near, far)[linked], lengths[linked]))
+    low, high, lengths = (np.concatenate(parts) for parts in zip(*edges, strict=True))
+    # of several steps between a piece and a voxel the shortest counts; a sparse matrix would add them up
+    total = count + np.count_nonzero(gap)
+    order = np.lexsort((lengths, low * total + high))
+    first = order[np.flatnonzero(np.diff((low * total + high)[order], prepend=-1))]
+    return coo_array((lengths[first], (low[first], high[first])), (total, total)).tocsr()
 
 
 def write_operating_point(file: Path, point: OperatingPoint, **about) -> None:
@@ -162,10 +163,33 @@ def read_operating_point(file: Path) -> OperatingPoint:
     Raises:
         UserError: the file cannot be read or holds no operating point.
     """
+    return _read(file)[0]
+
+
+def own_operating_point(model: Path) -> OperatingPoint:
+    """Read that of a model's folder; where it has none, p > 0.5.
+
+    Raises:
+        UserError: it cannot be read, or the model was trained again since.
+    """
+    file = model / FILE
+    if not file.exists():
+        return DEFAULT
+    point, about = _read(file)
+    for name, digest in about.get("checkpoints", {}).items():
+        if not (model / name).is_file() or digest_of(model / name) != digest:
+            raise UserError(
+                f"{file} was chosen for another {name}: validate with --npz and run nnUNetv2_airway_tune again, delete "
+                f"it to work at p > 0.5, or name a file with --operating-point"
+            )
+    return point
+
+
+def _read(file: Path) -> tuple[OperatingPoint, dict]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return OperatingPoint(**{field.name: content[field.name] for field in fields(OperatingPoint)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return OperatingPoint(**{field.name: content.pop(field.name) for field in fields(OperatingPoint)}), content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} holds no operating point as nnUNetv2_airway_tune writes it ({main_line(error)}): run that again"
         ) from error

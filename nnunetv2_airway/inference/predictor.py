@@ -19,7 +19,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunetv2_airway.inference.operating_point import DEFAULT, FILE, OperatingPoint, read_operating_point
+from nnunetv2_airway.inference.operating_point import DEFAULT, OperatingPoint, own_operating_point
 from nnunetv2_airway.inference.published import PUBLISHED, UNCHANGED
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import main_line
@@ -264,8 +264,7 @@ def load_predictor(model: Path, settings: Settings) -> AirwayPredictor:
 
 def operating_point_of(model: Path, settings: Settings) -> OperatingPoint:
     """Give the operating point that is asked for, that of a model that was tuned, or p > 0.5."""
-    own = read_operating_point(model / FILE) if (model / FILE).exists() else DEFAULT
-    return settings.operating_point or own
+    return settings.operating_point or own_operating_point(model)
 
 
 def _json(model: Path, name: str) -> dict:

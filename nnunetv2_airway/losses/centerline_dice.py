@@ -7,6 +7,8 @@ algorithm 1 (soft skeleton) and equation 3.
 import torch
 import torch.nn.functional as F
 
+from nnunetv2_airway.losses.functional import most_across_faces
+
 
 def soft_skeleton(values: torch.Tensor, iterations: int) -> torch.Tensor:
     """Thin values in [0, 1] by repeated minima, keeping at each step what an opening would remove.
@@ -27,9 +29,7 @@ def soft_skeleton(values: torch.Tensor, iterations: int) -> torch.Tensor:
 
 
 def _erode(values: torch.Tensor) -> torch.Tensor:
-    along = ((3, 1, 1), (1, 3, 1), (1, 1, 3))
-    least = [-F.max_pool3d(-values, size, 1, tuple(side // 2 for side in size)) for size in along]
-    return torch.min(torch.min(least[0], least[1]), least[2])
+    return -most_across_faces(-values)
 
 
 def _dilate(values: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,15 @@ are members of the union family, as in their own papers.
 """
 
 import torch
+import torch.nn.functional as F
+
+
+def most_across_faces(values: torch.Tensor) -> torch.Tensor:
+    """Give each voxel of (N, 1, Z, Y, X) the greatest value of itself and its six neighbours."""
+    along = [
+        F.max_pool3d(values, size, 1, tuple(side // 2 for side in size)) for size in ((3, 1, 1), (1, 3, 1), (1, 1, 3))
+    ]
+    return torch.max(torch.max(along[0], along[1]), along[2])
 
 
 def foreground_logit(logits: torch.Tensor, dim: int = 1) -> torch.Tensor:

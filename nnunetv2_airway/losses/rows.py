@@ -302,7 +302,7 @@ DICE_AND_WEIGHTED_CROSS_ENTROPY = SumOfLosses(
 DICE_AND_CROSS_ENTROPY = SumOfLosses(
     "Dice + cross-entropy", (Term(replace(DICE, smooth=1e-5), weighted=False), Term(CROSS_ENTROPY))
 )
-"""nnU-Net's own; weights count in the cross-entropy alone."""
+"""nnU-Net's with ``batch_dice``, whatever the plans say of that; weights count in the cross-entropy alone."""
 DICE_CROSS_ENTROPY_AND_CL_DICE = SumOfLosses(
     "Dice + cross-entropy + clDice", (*DICE_AND_CROSS_ENTROPY.parts, Term(CenterlineDice(), weighted=False))
 )
@@ -312,7 +312,9 @@ SKELETON_RECALL = SumOfLosses(
     "Dice + cross-entropy + skeleton recall",
     (*DICE_AND_CROSS_ENTROPY.parts, Term(CENTERLINE_RECALL, weighted=False, map_name="line", dilations=2)),
 )
-"""Kirchhoff et al., ECCV 2024: the centerline, made two voxels wider within the label."""
+"""Kirchhoff et al., ECCV 2024: the centerline, made two voxels wider within the label.
+
+Deviation: the centerline is the case's and follows augmentation, theirs is that of the augmented patch."""
 AIIB23 = SumOfLosses(
     "AIIB23",
     (

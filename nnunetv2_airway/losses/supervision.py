@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import nn
 
-from nnunetv2_airway.losses.functional import foreground_logit
+from nnunetv2_airway.losses.functional import foreground_logit, most_across_faces
 from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Weight, terms_of
 
 
@@ -71,6 +71,7 @@ class SupervisionLoss(nn.Module):
         labels, maps = self.unpack(targets)
         target, annotated = self.split(labels[0])
         weight = self.weight(target, annotated, maps)
+        part_maps = [part.map_name and _dilated(maps[part.map_name], part.dilations) for part in self.parts]
         total = 0.0
         for index, logits in enumerate(outputs):
             factor = 1.0 if self.output_weights is None else self.output_weights[index]
@@ -82,11 +83,10 @@ class SupervisionLoss(nn.Module):
             else:
                 own_target, own_annotated, own_weight = target, annotated, weight
             logits = foreground_logit(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-            for part in self.parts:
+            for part, part_map in zip(self.parts, part_maps, strict=True):
                 if own_factor := factor * part.factor(index):
                     wanted = own_target
-                    if part.map_name is not None:
-                        part_map = _dilated(maps[part.map_name], part.dilations)
+                    if part_map is not None:
                         wanted = (own_target > 0) & (_resized(part_map, logits) > 0)
                     voxels = own_weight if part.weighted else own_annotated
                     total = total + own_factor * self._value(part.loss, logits, wanted, voxels, own_annotated)
@@ -147,14 +147,8 @@ class SupervisionLoss(nn.Module):
 
 
 def _dilated(values: torch.Tensor, times: int) -> torch.Tensor:
-    """Dilate values (N, 1, Z, Y, X) across the faces of voxels."""
     for _ in range(times):
-        values = torch.stack(
-            [
-                F.max_pool3d(values.float(), size, 1, tuple(side // 2 for side in size))
-                for size in ((3, 1, 1), (1, 3, 1), (1, 1, 3))
-            ]
-        ).amax(0)
+        values = most_across_faces(values.float())
     return values
 
 

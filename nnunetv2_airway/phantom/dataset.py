@@ -53,7 +53,8 @@ def write_dataset(
     for file in from_masks:  # so that an unusable mask is reported before any work
         _read_mask(file)
     given = {
-        **asdict(options), "training": training, "test": test, "from_masks": list(map(str, from_masks)),
+        **asdict(options), "training": training, "test": test,
+        "from_masks": [str(file.absolute()) for file in from_masks],
         "mask_spacing": spacing,
     }  # fmt: skip
     record = json.loads(json.dumps(given))
@@ -100,10 +101,15 @@ def _write_case(
     if image_file.exists() and label_file.exists():
         return
     if from_masks:
-        mask = _read_mask(from_masks[index % len(from_masks)])
-        if options.vary or spacing:
-            mask = other_patient(mask, np.random.default_rng([options.seed, index, 1]), options.vary, spacing)
-        ct, airway = _around(mask, replace(options, **_geometry(mask)), index)
+        file = from_masks[index % len(from_masks)]
+        mask = _read_mask(file)
+        try:
+            if options.vary or spacing:
+                mask = other_patient(mask, np.random.default_rng([options.seed, index, 1]), options.vary, spacing)
+            own = replace(options, **_geometry(mask))
+        except UserError as error:
+            raise UserError(f"{label_file.name}, around {file}: {error}") from error
+        ct, airway = _around(mask, own, index)
     else:
         ct, airway = (sitk.GetImageFromArray(array) for array in synthesize(options, index))
         for image in (ct, airway):

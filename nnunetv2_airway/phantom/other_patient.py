@@ -9,9 +9,9 @@ from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.tree.components import largest_piece
 
 BEND = 30.0
-"""Standard deviation in mm of the displacement of the points of the spline, for a share of 1."""
-POINTS = 4
-"""Of the spline, along each axis of the volume."""
+"""Standard deviation in mm of the displacement of the control points of the spline, for a share of 1."""
+MESH = 4
+"""Pieces of the spline along each axis of the volume."""
 SHARE = 0.4
 """Of a voxel that lies in the mask, from which on it is airway: at 0.5 the smallest airways would fall into pieces."""
 
@@ -29,7 +29,7 @@ def other_patient(
         spacing: (z, y, x) in mm of the result; None is the mask's.
 
     Returns:
-        Mask of the same orientation; its largest 26-connected piece.
+        Mask of the same orientation; its largest 6-connected piece, as references are evaluated.
 
     Raises:
         UserError: nothing is left of it.
@@ -41,7 +41,7 @@ def other_patient(
     grid = sitk.Image([1, 1, 1], sitk.sitkUInt8)  # size 1: the spline and the resampling need the geometry alone
     grid = sitk.Resample(grid, size.tolist(), sitk.Transform(), sitk.sitkNearestNeighbor, mask.GetOrigin(),
                          new.tolist(), mask.GetDirection())  # fmt: skip
-    bend = sitk.BSplineTransformInitializer(grid, [POINTS] * 3)
+    bend = sitk.BSplineTransformInitializer(grid, [MESH] * 3)
     bend.SetParameters(rng.normal(0, BEND * share, len(bend.GetParameters())).tolist())
     direction = np.array(mask.GetDirection()).reshape(3, 3)
     shrink = sitk.AffineTransform(3)
@@ -52,6 +52,6 @@ def other_patient(
     airway = sitk.GetArrayViewFromImage(varied) >= SHARE
     if not airway.any():
         raise UserError("nothing is left of the airway mask: ask for a finer --spacing")
-    result = sitk.GetImageFromArray(largest_piece(airway, connectivity=26).astype(np.uint8))
+    result = sitk.GetImageFromArray(largest_piece(airway, connectivity=6).astype(np.uint8))
     result.CopyInformation(varied)
     return result

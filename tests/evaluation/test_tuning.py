@@ -77,6 +77,14 @@ def test_the_best_point_is_found_and_written(cases):
     reference = sitk.GetArrayFromImage(sitk.ReadImage(str(cases / "references" / "b.nii.gz")))
     full = evaluate_case(keep_airway_tree((p > 0.268941).astype(np.uint8)), reference, SPACING)
     assert float(row["dice"]) == pytest.approx(full["dice"], abs=1e-3)
+    small = full["by_diameter"]["0-2"]["tree_length_detected"]
+    assert float(row[tuning.SMALL] or "nan") == pytest.approx(small, abs=1e-3, nan_ok=True)
+
+
+def test_diameters_are_in_mm(fork):
+    tree = parse_tree(fork())
+    thin, wide = tuning.Reference.of(tree, (0.5, 0.5, 0.5)), tuning.Reference.of(tree, (2.5, 0.5, 2.5))
+    assert thin.small.sum() == 2 and not wide.small.any()
 
 
 def test_reconnection_is_chosen_where_a_branch_breaks(cases, monkeypatch):
@@ -144,6 +152,8 @@ def test_a_model_without_validated_folds(tmp_path, run_main):
     (tmp_path / "fold_all" / "validation").mkdir(parents=True)
     code, said = run_main(command.main, "-m", tmp_path)
     assert code == 1 and "has no validated fold" in said
+    code, said = run_main(command.main, "-m", tmp_path, "-f", "all")
+    assert code == 1 and "was trained on all cases" in said
     (tmp_path / "fold_0" / "validation").mkdir(parents=True)
     code, said = run_main(command.main, "-m", tmp_path)
     assert code == 1 and "plans.json" in said

@@ -15,6 +15,7 @@ from nnunetv2_airway.inference.operating_point import (
     write_operating_point,
 )
 from nnunetv2_airway.inference.predictor import Settings, load_predictor
+from nnunetv2_airway.io.files import digest_of
 from nnunetv2_airway.tree.components import count_components
 
 SPACING = (2.0, 0.8, 1.3)
@@ -77,6 +78,25 @@ def test_the_path_is_the_best_of_all(seed):
     assert cheapest(alone, mask, SPACING, 0.011) == pytest.approx(cheapest(p, mask, SPACING, 0.05), rel=1e-5)
 
 
+def two_ways() -> np.ndarray:
+    """A gap between two pieces with two ways of five equal steps around it: one along planes, one along rows."""
+    p = np.full((5, 5, 9), 0.001, np.float32)
+    p[2, 2, 0] = p[2, 2, 8] = 0.9
+    for column, offset in zip(range(1, 8), (1, 2, 2, 2, 2, 2, 1), strict=True):
+        p[2 - offset, 2, column] = p[2, 2 - offset, column] = 0.3
+    return p
+
+
+PLANES, ROWS = (0, 2, 4), (2, 0, 4)
+"""A voxel on each way."""
+
+
+@pytest.mark.parametrize(("spacing", "taken", "left"), [((3, 1, 1), ROWS, PLANES), ((1, 3, 1), PLANES, ROWS)])
+def test_steps_are_as_long_as_in_mm(spacing, taken, left):
+    joined = OperatingPoint(0.5, bridge=0.2).mask(two_ways(), spacing)
+    assert joined[taken] and not joined[left] and count_components(joined) == 1
+
+
 def test_several_pieces_share_their_paths():
     p = np.full((3, 9, 20), 0.01, np.float32)
     p[1, 4, :8] = 0.9
@@ -88,7 +108,7 @@ def test_several_pieces_share_their_paths():
     assert count_components(joined) == 1 and joined[1, 4, 8:12].all()
 
 
-@pytest.mark.parametrize("values", [(0.5, 0.4), (0.5, None, 0.6), (1.0,), (0.0,), ("a",), (0.5, 0.5)])
+@pytest.mark.parametrize("values", [(None,), (0.5, 0.4), (0.5, None, 0.6), (1.0,), (0.0,), ("a",), (0.5, 0.5)])
 def test_numbers_that_are_no_operating_point(values):
     with pytest.raises((ValueError, TypeError), match=r"bridge < threshold < seed|not supported"):
         OperatingPoint(*values)
@@ -111,24 +131,33 @@ def test_a_model_that_was_tuned_brings_its_own(model, tmp_path):
     for file in model.iterdir():
         (copy / file.name).symlink_to(file)
     assert load_predictor(copy, Settings()).operating_point == OperatingPoint()
-    write_operating_point(copy / "operating_point.json", OperatingPoint(0.3))
+    checkpoint = next(copy.glob("fold_*/checkpoint_final.pth"))
+    made_for = {str(checkpoint.relative_to(copy)): digest_of(checkpoint)}
+    write_operating_point(copy / "operating_point.json", OperatingPoint(0.3), checkpoints=made_for)
     assert load_predictor(copy, Settings()).operating_point == OperatingPoint(0.3)
     asked = Settings(operating_point=OperatingPoint(0.7))
     assert load_predictor(copy, asked).operating_point == OperatingPoint(0.7)
+    write_operating_point(copy / "operating_point.json", OperatingPoint(0.3), checkpoints=dict.fromkeys(made_for, "1"))
+    with pytest.raises(ValueError, match=r"was chosen for another .*checkpoint_final\.pth"):
+        load_predictor(copy, Settings())
+    assert load_predictor(copy, asked).operating_point == OperatingPoint(0.7)
 
 
-def test_the_predictor_works_at_it(ct, model, finds_trachea):
+def test_the_predictor_works_at_it(ct, model, finds_trachea, monkeypatch):
     predictor = load_predictor(model, Settings())
+    spacing = (1.0, 2.0, 3.0)
     noise = np.random.default_rng(0).normal(0, 30, ct.shape)
     ct = (ct + noise).astype(np.float32)
-    usual = predictor.segment_ct(ct, (1.0, 1.0, 1.0))
+    usual = predictor.segment_ct(ct, spacing)
     predictor.operating_point = OperatingPoint(0.5, seed=0.51)  # the same by another way
-    found = predictor.segment_ct(ct, (1.0, 1.0, 1.0))
+    found = predictor.segment_ct(ct, spacing)
     assert not (found > usual).any() and found.sum() > 0.99 * usual.sum()
     # p > 0.99 asks for 4.6 HU less than p > 0.5
+    seen = []
+    monkeypatch.setattr(OperatingPoint, "mask", lambda self, p, spacing: (seen.append(spacing), p > self.threshold)[1])
     predictor.operating_point = OperatingPoint(0.99)
-    less = predictor.segment_ct(ct, (1.0, 1.0, 1.0))
-    assert 0 < less.sum() < usual.sum() and not (less > usual).any()
+    less = predictor.segment_ct(ct, spacing)
+    assert 0 < less.sum() < usual.sum() and not (less > usual).any() and seen == [spacing]
 
 
 @pytest.fixture
@@ -151,6 +180,18 @@ def test_postprocess_at_an_operating_point(predicted, tmp_path, run_main, in_thi
     expected = p > 0.2
     assert np.array_equal(sitk.GetArrayFromImage(tree) > 0, expected & ~(p == np.float32(0.7)))
     assert tree.GetOrigin() == pytest.approx(sitk.ReadImage(str(file)).GetOrigin())
+
+
+def test_postprocess_takes_the_shorter_way_in_mm(tmp_path, write_mask, run_main, in_this_process):
+    p = two_ways()  # planes are 2.5 mm apart, rows 0.8
+    file = tmp_path / "predictions" / "case.nii.gz"
+    write_mask(file, (p > 0.5).astype(np.uint8))
+    np.savez_compressed(file.parent / "case.npz", probabilities=np.stack([1 - p, p]))
+    write_operating_point(tmp_path / "op.json", OperatingPoint(0.5, bridge=0.2))
+    line = ["-i", file.parent, "-o", tmp_path / "trees", "--operating-point", tmp_path / "op.json"]
+    assert run_main(postprocess.main, *line)[0] == 0
+    tree = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "trees" / "case.nii.gz")))
+    assert tree[ROWS] and not tree[PLANES]
 
 
 @pytest.mark.parametrize("change", ["gone", "damaged", "another", "structures"])

@@ -1,18 +1,25 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from scipy import ndimage
 
 from nnunetv2_airway.losses.functional import local_imbalance_weight, union_loss
 from nnunetv2_airway.losses.rows import (
     CENTERLINE_DISTANCE,
     DICE,
+    DICE_AND_CROSS_ENTROPY,
     FOCAL,
     GENERALIZED_DICE,
     INVERSE_COMPONENT,
     LOCAL_IMBALANCE,
+    SKELETON_RECALL,
     TANG,
     TANG_ROOT,
     WEIGHTED_CROSS_ENTROPY,
@@ -107,6 +114,58 @@ def test_outputs_weigh_as_told_and_those_of_weight_0_are_left_out():
     broken = torch.full_like(two_heads(Z[1]), float("nan"))
     found = loss([two_heads(Z[0]), broken], [G])
     assert found.item() == pytest.approx(0.75 * union_loss(Z[0].sigmoid(), G, alpha=0.5, beta=0.5).item())
+
+
+def stock_loss() -> DC_and_CE_loss:
+    """nnU-Net's, as its trainer makes it with ``batch_dice``; its Dice is the negative one."""
+    options = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    return DC_and_CE_loss(options, {}, dice_class=MemoryEfficientSoftDiceLoss)
+
+
+def test_skeleton_recall_by_its_definition():
+    """nnU-Net's Dice and cross-entropy with batch_dice, and recall on the centerline dilated twice within the label."""
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, 2, 8, 9, 10), generator=rng, dtype=torch.double)
+    target = torch.zeros((2, 1, 8, 9, 10), dtype=torch.long)
+    target[0, :, 2:6, 3:6, 1:9] = target[1, :, 1:4, 2:7, 2:8] = 1
+    line = torch.zeros_like(target)
+    line[0, 0, 4, 4, 2:8] = line[1, 0, 2, 4, 3:5] = 1
+    tube = np.stack([ndimage.binary_dilation(each, iterations=2) for each in line[:, 0].numpy()])
+    tube &= target[:, 0].numpy() > 0
+    p = torch.softmax(logits, 1)[:, 1].numpy()
+    recall = (p[tube].sum() + 1e-5) / (tube.sum() + 1e-5)
+    stock = stock_loss()
+    options = {"foreground_label": 1, "ignore_label": None, "ddp": False, "maps": ("line",)}
+    weights = [0.75, 0.25]
+    loss = SupervisionLoss(SKELETON_RECALL, output_weights=weights, **options)
+    low = logits[..., ::2, ::2, ::2]
+    low_target = target[..., ::2, ::2, ::2]
+    found = loss([logits], [target, line.to(torch.uint8)])
+    assert float(found) == pytest.approx(0.75 * (float(stock(logits, target)) + 1 + 1 - recall), rel=1e-6)
+    wide = np.stack([ndimage.binary_dilation(each, iterations=2) for each in line[:, 0].numpy()])
+    nearest = F.interpolate(torch.from_numpy(wide)[:, None].double(), low.shape[2:], mode="nearest-exact")
+    low_tube = (nearest > 0) & (low_target > 0)
+    low_p = torch.softmax(low, 1)[:, 1:]
+    low_recall = (low_p[low_tube].sum() + 1e-5) / (low_tube.sum() + 1e-5)
+    both = loss([logits, low], [target, low_target, line.to(torch.uint8)])
+    expected = float(found) + 0.25 * (float(stock(low, low_target)) + 2 - float(low_recall))
+    assert float(both) == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_count_in_the_cross_entropy_alone():
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, 2, 6, 7, 8), generator=rng, dtype=torch.double)
+    target = (torch.rand((2, 1, 6, 7, 8), generator=rng) > 0.7).long()
+    closeness = torch.randint(0, 256, target.shape, generator=rng).to(torch.uint8)
+    options = {"foreground_label": 1, "ignore_label": None, "ddp": False, "maps": ("centerline",)}
+    found = SupervisionLoss(DICE_AND_CROSS_ENTROPY, (LOCAL_IMBALANCE, CENTERLINE_DISTANCE), **options).eval()
+    stock = stock_loss()
+    maps = {"centerline": closeness}
+    w = sum(row.weigh(target, maps, sample=False) for row in (LOCAL_IMBALANCE, CENTERLINE_DISTANCE)).double()
+    each = F.cross_entropy(logits, target[:, 0], reduction="none")[:, None]
+    plain = float(stock(logits, target)) + 1
+    weighted = float((w * each).sum() / w.numel())
+    assert float(found(logits, [target, closeness])) == pytest.approx(plain - float(each.mean()) + weighted, rel=1e-6)
 
 
 def test_float32_under_autocast():

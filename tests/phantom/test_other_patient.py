@@ -3,7 +3,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_airway.phantom.other_patient import other_patient
-from nnunetv2_airway.tree.components import count_components
+from nnunetv2_airway.tree.components import bounding_box, count_components
 from nnunetv2_airway.tree.parse import parse_tree
 
 
@@ -43,6 +43,22 @@ def test_patients_differ_in_size_and_shape_and_can_be_made_again(mask):
     assert all(count_components(sitk.GetArrayViewFromImage(each)) == 1 for each in patients)
     branches = [parse_tree(sitk.GetArrayFromImage(each)).num_branches for each in patients]
     assert min(branches) >= parse_tree(sitk.GetArrayFromImage(mask)).num_branches
+    for each in patients:  # the evaluation takes the whole label
+        label = sitk.GetArrayFromImage(each) > 0
+        assert np.count_nonzero(parse_tree(label).labels[label]) == label.sum()
+
+
+def test_an_oblique_grid_is_scaled_along_its_own_axes(mask):
+    """The same patient, turned: the same voxels."""
+    upright = sitk.GetImageFromArray(sitk.GetArrayFromImage(mask))
+    upright.SetSpacing(mask.GetSpacing())
+    turned = sitk.GetImageFromArray(sitk.GetArrayFromImage(mask))
+    turned.CopyInformation(mask)
+    larger = [other_patient(image, np.random.default_rng(1), 0.3) for image in (upright, turned)]
+    assert larger[0].GetSize() == larger[1].GetSize()
+    box = [bounding_box(sitk.GetArrayViewFromImage(image) > 0) for image in larger]
+    for first, second in zip(*box, strict=True):
+        assert first.start == pytest.approx(second.start, abs=8) and first.stop == pytest.approx(second.stop, abs=8)
 
 
 def test_what_is_too_coarse_is_refused(mask):
