@@ -72,7 +72,7 @@ def _write(args: argparse.Namespace) -> None:
             thick_ct, share = (thickened(image, thickness) for image in (ct, tree))
             thick_tree = largest_piece(sitk.GetArrayViewFromImage(share) >= LABELLED_SHARE, connectivity=6)
             label = Grid.of(share).image(thick_tree.astype(np.uint8))
-            cases[f"{name}_{thickness:g}mm"] = (sitk.Round(thick_ct), label)
+            cases[f"{name}_{label.GetSpacing()[2]:g}mm"] = (sitk.Round(thick_ct), label)
         for case, (image, label) in cases.items():
             write_image(sitk.Cast(image, sitk.sitkInt16), parts[f"images{ending}"] / f"{case}_0000.nii.gz")
             write_image(label, parts[f"labels{ending}"] / f"{case}.nii.gz")
