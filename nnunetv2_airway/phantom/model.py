@@ -37,7 +37,7 @@ class PhantomOptions:
 
     def __post_init__(self):
         if len(self.shape) != 3 or min(self.shape) < 32:
-            raise UserError(f"a shape of at least 32 voxels along each axis is needed, got {self.shape}")
+            raise UserError(f"--shape needs three numbers of at least 32 voxels, got {self.shape}")
         if len(self.spacing) != 3 or not all(0 < s < 20 for s in self.spacing):
             raise UserError(f"--spacing needs three numbers between 0 and 20 mm, got {self.spacing}")
         if self.lung_box is not None and not self.lung_box >= 0:
