@@ -19,8 +19,8 @@ def build_parser() -> argparse.ArgumentParser:
         "nnU-Net raw data set. The same options give the same files; an interrupted run goes on where it stopped.",
     )
     parser.add_argument("-d", type=dataset_id, required=True, metavar="ID", help="data set id, such as 599")
-    parser.add_argument("-n", type=int, default=8, metavar="N", help="training cases (default: 8)")
-    parser.add_argument("-n_test", type=int, default=2, metavar="N", help="held-out cases in imagesTs (default: 2)")
+    parser.add_argument("-n", type=count, default=8, metavar="N", help="training cases (default: 8)")
+    parser.add_argument("-n_test", type=count, default=2, metavar="N", help="held-out cases in imagesTs (default: 2)")
     parser.add_argument("-name", default="AirwayPhantom", help="data set name after DatasetXXX_ (default: %(default)s)")
     parser.add_argument(
         "-o",
@@ -80,6 +80,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="remove the phantoms of this data set and make them again"
     )
     return parser
+
+
+def count(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 0 is needed, got {text}")
+    return number
 
 
 def main(arguments: list[str] | None = None) -> None:

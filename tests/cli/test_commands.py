@@ -35,7 +35,7 @@ def test_phantom_says_where_it_would_write(monkeypatch):
         phantom.main(["-d", "599"])
 
 
-@pytest.mark.parametrize("arguments", [["-d", "0"], ["-d", "1000"], ["-d", "599", "-n", "0"], []])
+@pytest.mark.parametrize("arguments", [["-d", "0"], ["-d", "1000"], ["-d", "599", "-n", "-1"], []])
 def test_phantom_refuses_impossible_numbers(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         phantom.main(arguments)
