@@ -73,6 +73,8 @@ class OperatingPoint:
 
 
 DEFAULT = OperatingPoint()
+MOST = 1_000_000
+"""Voxels among which paths are looked for: a noisy prediction would take minutes."""
 
 
 def with_seeds(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -97,7 +99,7 @@ def reconnect(mask: np.ndarray, probability: np.ndarray, spacing: Sequence[float
         mask: (Z, Y, X) bool.
         probability: same shape.
         spacing: (z, y, x) in mm.
-        least: all voxels of a path are above it.
+        least: all voxels of a path are above it; where ``MOST`` voxels or more are, above what leaves fewer.
 
     Returns:
         The mask with paths of one voxel's width; pieces that cannot be reached stay apart.
@@ -106,6 +108,9 @@ def reconnect(mask: np.ndarray, probability: np.ndarray, spacing: Sequence[float
     if box is None or not mask.any():
         return mask
     inside, p = mask[box], probability[box]
+    candidates = p[(p > least) & ~inside]
+    if len(candidates) >= MOST:
+        least = np.partition(candidates, -MOST)[-MOST]
     reachable = connected_components(inside | (p > least), connectivity=26)
     pieces = connected_components(inside, connectivity=26)
     largest = int(np.bincount(pieces[inside]).argmax())

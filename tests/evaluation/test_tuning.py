@@ -18,13 +18,25 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 SPACING = (2.5, 0.8, 0.6)
 
 
+@pytest.fixture(autouse=True)
+def few_thresholds(monkeypatch):
+    """Save time."""
+    monkeypatch.setattr(tuning, "LOGITS", (-3, -2, -1, 0, 2))
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Save time."""
+    monkeypatch.setattr(tuning, "_draw", lambda target, found: None)
+
+
 @pytest.fixture
 def cases(tmp_path, fork, write_mask):
     """Two forks, whose right branch has a probability of 0.2 only, and falls to 0.08 in its middle in the second."""
     rng = np.random.default_rng(0)
     for case, weak in (("a", 0.2), ("b", 0.08)):
         reference = fork()
-        p = np.where(reference, 0.95, rng.uniform(0, 0.04, reference.shape)).astype(np.float32)
+        p = np.where(reference, 0.95, rng.uniform(0, 0.0001, reference.shape)).astype(np.float32)
         right = (reference > 0) & (np.indices(p.shape)[2] > 34) & (np.indices(p.shape)[0] < 24)
         p[right] = 0.2
         p[right & (np.indices(p.shape)[2] > 40) & (np.indices(p.shape)[2] < 44)] = weak
@@ -87,13 +99,13 @@ def test_diameters_are_in_mm(fork):
     assert thin.small.sum() == 2 and not wide.small.any()
 
 
-def test_reconnection_is_chosen_where_a_branch_breaks(cases, monkeypatch):
+def test_reconnection_is_chosen_where_a_branch_breaks(cases, monkeypatch, without_pictures):
     monkeypatch.setattr(tuning, "LOGITS", (-1.9, 0))  # 0.13: above the gap of the second case
     found = tuning.tune(files(cases), cases / "out")
     assert found.chosen.threshold == pytest.approx(0.13, abs=0.01) and found.chosen.bridge is not None
 
 
-def test_most_length_at_a_precision(cases):
+def test_most_length_at_a_precision(cases, without_pictures):
     strict = tuning.tune(files(cases), cases / "strict", precision=99.5)
     assert strict.means(strict.chosen)["precision"] >= 99.5
     assert all(
@@ -110,7 +122,7 @@ def test_most_length_at_a_precision(cases):
         tuning.tune({"a": files(cases)["a"]}, cases / "none", precision=99.9)
 
 
-def test_what_has_been_computed_is_not_computed_again(cases, monkeypatch):
+def test_what_has_been_computed_is_not_computed_again(cases, monkeypatch, without_pictures):
     first = tuning.tune(files(cases), cases / "out")
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "read_probability", None)
@@ -121,7 +133,7 @@ def test_what_has_been_computed_is_not_computed_again(cases, monkeypatch):
     assert [point for point in points if point.bridge or point.seed] == [other]
 
 
-def test_the_command(cases, run_main):
+def test_the_command(cases, run_main, without_pictures):
     line = ["-i", cases / "predictions", "-ref", cases / "references", "-o", cases / "out"]
     code, said = run_main(command.main, *line)
     assert code == 0 and "p > 0.5 " in said and "Chosen by the mean of length, branches, Dice and precision" in said

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_airway.cli import postprocess
+from nnunetv2_airway.inference import operating_point
 from nnunetv2_airway.inference.operating_point import (
     OperatingPoint,
     read_operating_point,
@@ -95,6 +96,15 @@ PLANES, ROWS = (0, 2, 4), (2, 0, 4)
 def test_steps_are_as_long_as_in_mm(spacing, taken, left):
     joined = OperatingPoint(0.5, bridge=0.2).mask(two_ways(), spacing)
     assert joined[taken] and not joined[left] and count_components(joined) == 1
+
+
+def test_of_many_voxels_the_most_probable_are_searched(monkeypatch):
+    monkeypatch.setattr(operating_point, "MOST", 6)
+    p = broken_tube(0.3)
+    p[:, 6:] = 0.25  # much that leads nowhere
+    assert OperatingPoint(0.5, bridge=0.2).mask(p, SPACING)[3, 4, 12:17].all()
+    p[:, 6:] = 0.35
+    assert np.array_equal(OperatingPoint(0.5, bridge=0.2).mask(p, SPACING), p > 0.5)
 
 
 def test_several_pieces_share_their_paths():
