@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nnunetv2_airway.evaluation.summary import spread
-from nnunetv2_airway.evaluation.tuning import FIGURES, SCORED, SMALL, TABLE
+from nnunetv2_airway.evaluation.tuning import FIGURES, SMALL, TABLE, mean_figures, score
 from nnunetv2_airway.inference.operating_point import DEFAULT, FILE, OperatingPoint, read_operating_point
 from nnunetv2_airway.io.files import atomic_path, write_csv, write_text
 
@@ -128,18 +128,12 @@ def at_precision(curve: Curve, precision: float, figure: str) -> float:
 
     Between neighbouring thresholds both figures are taken to change alike; nan for a curve that never is as precise.
     """
-    line = sorted((point.threshold, point) for point in curve if point.seed is None and point.bridge is None)
-    places = [(curve[point]["precision"], curve[point][figure]) for _, point in line]
+    places = [(curve[point]["precision"], curve[point][figure]) for point in _thresholds([curve])]
     found = [value for own, value in places if own >= precision]
     for (a, low), (b, high) in pairwise(places):
         if (a - precision) * (b - precision) < 0:
             found.append(low + (precision - a) / (b - a) * (high - low))
     return max(found, default=math.nan)
-
-
-def score(figures: Figures) -> float:
-    """Mean of length, branches, Dice and precision, as in ATM'22."""
-    return statistics.fmean(figures[name] for name in SCORED)
 
 
 def test_sets(runs: Sequence[Run]) -> list[str]:
@@ -241,15 +235,12 @@ def draw(target: Path, runs: Sequence[Run]) -> None:
 
 def _thresholds(curves: Sequence[Curve]) -> list[OperatingPoint]:
     common = set.intersection(*(set(curve) for curve in curves))
-    line = (point for point in common if point.seed is None and point.bridge is None)
-    return sorted(line, key=lambda point: point.threshold)
+    return sorted((point for point in common if point.is_threshold), key=lambda point: point.threshold)
 
 
 def _mean_place(curves: Sequence[Curve], point: OperatingPoint, name: str) -> tuple[float, float]:
-    return tuple(
-        statistics.fmean([curve[point][each] for curve in curves if not math.isnan(curve[point][each])] or [math.nan])
-        for each in ("precision", name)
-    )
+    means = mean_figures(dict(enumerate(curves)), point)
+    return means["precision"], means[name]
 
 
 def _short(trainer: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,8 +121,9 @@ def _segment(args: argparse.Namespace) -> None:
     if imported := what_was_imported(model):
         print(imported)
     settings = read_settings(args)
-    if (point := operating_point_of(model, settings)) != DEFAULT:
-        print(f"Operating point: {point}")
+    settings = replace(settings, operating_point=operating_point_of(model, settings))
+    if settings.operating_point != DEFAULT:
+        print(f"Operating point: {settings.operating_point}")
     found = segment_cases(
         cases,
         model,

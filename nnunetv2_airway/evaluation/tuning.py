@@ -129,6 +129,11 @@ class Tuning:
         return mean_figures(self.cases, point)
 
 
+def score(figures: Mapping[str, float]) -> float:
+    """Mean of length, branches, Dice and precision, as in ATM'22."""
+    return statistics.fmean(figures[name] for name in SCORED)
+
+
 def mean_figures(cases: Mapping[str, Mapping[OperatingPoint, Mapping]], point: OperatingPoint) -> dict[str, float]:
     """Mean figures of a point over the cases in which they are defined."""
     means = {}
@@ -189,7 +194,7 @@ def _best(cases: Mapping, points: Sequence[OperatingPoint], precision: float | N
         raise UserError("no case could be used, see above")
     means = {point: mean_figures(cases, point) for point in points}
     if precision is None:
-        return max(points, key=lambda point: statistics.fmean(means[point][name] for name in SCORED))
+        return max(points, key=lambda point: score(means[point]))
     precise = [point for point in points if means[point]["precision"] >= precision]
     if not precise:
         most = max(figures["precision"] for figures in means.values())
@@ -273,16 +278,16 @@ def _write(tuning: Tuning, output: Path, checkpoints: Mapping[str, str]) -> None
 def _draw(target: Path, tuning: Tuning) -> None:
     """Draw length, branches and length below 2 mm over precision: thresholds as a line, post-processings as points."""
     points = tuning.points
-    line = [point for point in points if point.seed is None and point.bridge is None]
+    line = [point for point in points if point.is_threshold]
+    others = [point for point in points if not point.is_threshold]
+    means = {point: tuning.means(point) for point in points}
     with style.context("default"):
         figure = Figure(figsize=(13, 4.5), layout="constrained")
         for axes, title in zip(figure.subplots(1, 3), ("length %", "branches %", "length %, 0-2 mm"), strict=True):
             name = FIGURES[title]
             for figures in tuning.cases.values():
                 axes.plot(*_curve(figures, line, name), color="0.8", linewidth=0.8)
-            means = {point: tuning.means(point) for point in points}
             axes.plot(*_curve(means, line, name), "o-", markersize=4, label="thresholds, largest piece")
-            others = [point for point in points if point not in line]
             axes.plot(*_curve(means, others, name), "x", markersize=5, label="hysteresis, reconnection")
             for point, style_of, words in (
                 (DEFAULT, "ks", "p > 0.5"),

@@ -48,6 +48,11 @@ class OperatingPoint:
         if not (given and numbers and given == sorted(set(given))):
             raise ValueError(f"probabilities between 0 and 1 with bridge < threshold < seed are needed, got {self!r}")
 
+    @property
+    def is_threshold(self) -> bool:
+        """Whether it is a threshold alone."""
+        return self.seed is None and self.bridge is None
+
     def mask(self, probability: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         """Make a mask.
 
