@@ -21,8 +21,10 @@ STOCK = "nnUNetTrainer"
 COSTS = ("minutes_trained", "patches_seen")
 LIST, CURVES = "runs.csv", "curves.csv"
 """A line for each run, and one for each operating point of each of its held-out cases: enough for all results."""
-AT_STOCK = {"length %": "tree_length_detected", "branches %": "branch_detected", "length %, 0-2 mm": SMALL}
-"""Figures that are compared at the precision of stock nnU-Net."""
+AT_PRECISION = {"length %": "tree_length_detected", "branches %": "branch_detected", "length %, 0-2 mm": SMALL}
+"""Figures that are compared at equal precision: that of stock nnU-Net, and one that is the same for all cases."""
+SAME_PRECISION = 90
+ITS, SAME = "at its precision", f"at {SAME_PRECISION} %"
 OWN = {"score": "score", **FIGURES}
 """Figures at a trainer's own operating point."""
 
@@ -152,7 +154,7 @@ def merits(runs: Sequence[Run], trainer: str, test: str) -> dict[str, dict[tuple
 
     Returns:
         For each column, (figure of the trainer, that of the first one) by case and seed: the most of each at the
-        precision that the first one has at p > 0.5, and at the own operating point of each.
+        precision that the first one has at p > 0.5 and at a fixed one, and at the own operating point of each.
     """
     first = trainer_names(runs)[0]
     firsts = {run.facts["seed"]: run for run in runs if run.trainer == first}
@@ -162,9 +164,10 @@ def merits(runs: Sequence[Run], trainer: str, test: str) -> dict[str, dict[tuple
         for key in (key for key in run.curves if key[0] == test and key in other.curves):
             case = (*key, run.facts["seed"])
             precision = other.curves[key][DEFAULT]["precision"]
-            for title, name in AT_STOCK.items():
-                pair = (at_precision(each.curves[key], precision, name) for each in (run, other))
-                columns.setdefault(f"at its precision: {title}", {})[case] = tuple(pair)
+            for level, least in ((ITS, precision), (SAME, SAME_PRECISION)):
+                for title, name in AT_PRECISION.items():
+                    pair = (at_precision(each.curves[key], least, name) for each in (run, other))
+                    columns.setdefault(f"{level}: {title}", {})[case] = tuple(pair)
             mine, theirs = run.curves[key][run.point], other.curves[key][other.point]
             for title, name in OWN.items():
                 values = [score(each) if name == "score" else each[name] for each in (mine, theirs)]
@@ -179,7 +182,8 @@ def table(runs: Sequence[Run]) -> str:
     larger. Where stock nnU-Net is not among the runs, they are those to the first trainer.
     """
     trainers = trainer_names(runs)
-    titles = [f"at its precision: {title}" for title in AT_STOCK] + [f"own point: {title}" for title in OWN]
+    titles = [f"{level}: {title}" for level in (ITS, SAME) for title in AT_PRECISION]
+    titles += [f"own point: {title}" for title in OWN]
     head = ["cases of", "trainer", *titles, "minutes", "patches", "seeds"]
     lines = [_row(head), _row(["---"] * len(head))]
     for test in test_sets(runs):
@@ -212,9 +216,9 @@ def draw(target: Path, runs: Sequence[Run]) -> None:
     """Draw length, branches and length below 2 mm over precision: means over a data set's cases, a line a run."""
     trainers, tests = trainer_names(runs), test_sets(runs)
     colours = {name: f"C{index % 10}" for index, name in enumerate(trainers)}
-    figure = Figure(figsize=(5.5 * len(AT_STOCK) + 3, 4.5 * len(tests)), layout="constrained")
-    for row, test in zip(figure.subplots(len(tests), len(AT_STOCK), squeeze=False), tests, strict=True):
-        for axes, (title, name) in zip(row, AT_STOCK.items(), strict=True):
+    figure = Figure(figsize=(5.5 * len(AT_PRECISION) + 3, 4.5 * len(tests)), layout="constrained")
+    for row, test in zip(figure.subplots(len(tests), len(AT_PRECISION), squeeze=False), tests, strict=True):
+        for axes, (title, name) in zip(row, AT_PRECISION.items(), strict=True):
             for run in sorted(runs, key=lambda run: trainers.index(run.trainer)):
                 curves = [curve for key, curve in run.curves.items() if key[0] == test]
                 if not curves:
@@ -227,7 +231,7 @@ def draw(target: Path, runs: Sequence[Run]) -> None:
                     axes.plot(*_mean_place(curves, point, name), marker, color=colours[run.trainer], markersize=8)
             axes.set(xlabel="precision %", ylabel=f"{title}, cases of {test}", xlim=(50, 100))
             axes.grid(alpha=0.3)
-    figure.axes[len(AT_STOCK) - 1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.axes[len(AT_PRECISION) - 1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle("Square: p > 0.5; star: operating point chosen on validation cases")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=110)

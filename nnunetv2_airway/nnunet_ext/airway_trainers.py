@@ -4,8 +4,9 @@ try:
     from nnunetv2_airway.trainers.aiib23 import nnUNetTrainerWingsAIIB23
     from nnunetv2_airway.trainers.airway import (
         nnUNetTrainerAirway,
+        nnUNetTrainerAirwayLIB,
         nnUNetTrainerLIBRootSGD,
-        nnUNetTrainerWingsAirway,
+        nnUNetTrainerWingsAirwayLIB,
     )
     from nnunetv2_airway.trainers.branch_weighted import nnUNetTrainerWingsBranchWeighted
     from nnunetv2_airway.trainers.centerline_losses import nnUNetTrainerClDice, nnUNetTrainerSkeletonRecall

@@ -1,10 +1,11 @@
-"""nnU-Net's own training turned to small airways: what its optimiser and loss reach with a window, weights and patches.
+"""nnU-Net's own training for airways: what its optimiser, loss and sampling reach with a window made for airways.
 
-In no paper; the parts are those of Tang 2022 (weights, small airways) and of nnU-Net (network, patch and batch size,
-optimiser, loss, sampling of the first phase). What each part is worth is in ``documentation/benchmarks.md``.
+In no paper; the parts are those of nnU-Net (network, patch and batch size, optimiser, loss, sampling, length) and, in
+the variants, of Tang 2022 (weights, small airways). What each part is worth is in ``documentation/benchmarks.md``.
 """
 
 from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE_AND_CROSS_ENTROPY, LOCAL_IMBALANCE, TANG_ROOT
+from nnunetv2_airway.trainers.inverse_weighting import as_nnunet
 from nnunetv2_airway.trainers.wings_lib import tang_phases
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 from nnunetv2_airway.training.networks import PLANNED, WINGSNET
@@ -12,18 +13,26 @@ from nnunetv2_airway.training.schedule import RANDOM, Phase, Sampling
 
 
 class nnUNetTrainerAirway(AirwayTrainer):
-    """Two thirds as nnU-Net, on a narrow window; then patches of small airways, and weights in the cross-entropy."""
+    """nnU-Net on one narrow window."""
 
     network = PLANNED
     windows = ("narrow",)
     plans_patch_size = None
     plans_batch_size = None
+    patches_per_case = None
     initial_lr = 1e-2
     learning_rate_decay = 0.9
     momentum = 0.99
     nesterov = True
     weight_decay = 3e-5
     validation_sampling = None
+    phases = as_nnunet(DICE_AND_CROSS_ENTROPY)
+
+
+class nnUNetTrainerAirwayLIB(nnUNetTrainerAirway):
+    """The last third with patches of small airways, and Tang's weights in the cross-entropy."""
+
+    patches_per_case = 16
     phases = (
         Phase(100, DICE_AND_CROSS_ENTROPY, sampling=None),
         Phase(
@@ -35,7 +44,7 @@ class nnUNetTrainerAirway(AirwayTrainer):
     )
 
 
-class nnUNetTrainerWingsAirway(nnUNetTrainerAirway):
+class nnUNetTrainerWingsAirwayLIB(nnUNetTrainerAirwayLIB):
     """The same on WingsNet."""
 
     network = WINGSNET
@@ -47,5 +56,6 @@ class nnUNetTrainerLIBRootSGD(nnUNetTrainerAirway):
     """Tang 2022 as in the entry's public code, on nnU-Net's network with nnU-Net's optimiser, to tell causes apart."""
 
     windows = ("original", "tang")
+    patches_per_case = 16
     validation_sampling = RANDOM
     phases = tang_phases(TANG_ROOT)

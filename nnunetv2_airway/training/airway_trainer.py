@@ -41,7 +41,8 @@ class AirwayTrainer(PhasedTrainer):
     plans_patch_size: tuple[int, int, int] | None = (128, 128, 128)
     plans_batch_size: int | None = 32
     """None leaves either to nnU-Net's plans."""
-    patches_per_case: int = 16
+    patches_per_case: int | None = 16
+    """Of an epoch; None leaves its length to nnU-Net."""
     initial_lr: float = 1e-4
     learning_rate_decay: float = 0.0
     """Exponent of nnU-Net's polynomial decay; 0 keeps the learning rate constant."""
@@ -80,6 +81,8 @@ class AirwayTrainer(PhasedTrainer):
 
     def decided_by(self) -> dict[str, str]:
         """An epoch's length follows from ``patches_per_case``."""
+        if self.patches_per_case is None:
+            return super().decided_by()
         names = ("num_iterations_per_epoch", "num_val_iterations_per_epoch")
         why = "patches_per_case, of which an epoch has cases x patches_per_case / plans_batch_size batches"
         return {**super().decided_by(), **dict.fromkeys(names, why)}
@@ -149,6 +152,8 @@ class AirwayTrainer(PhasedTrainer):
     def prepare_phase(self) -> None:
         """Prepare data sets; an epoch is ``patches_per_case`` patches of each training case (Zheng IV-B)."""
         super().prepare_phase()
+        if self.patches_per_case is None:
+            return
         cases = [len(dataset.identifiers) for dataset in self.datasets]
         batches = [math.ceil(self.patches_per_case * n / self.configuration_manager.batch_size) for n in cases]
         self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = batches
