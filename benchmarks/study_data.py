@@ -1,5 +1,8 @@
 """Put a data set of the study together: cases of other data sets, and CTs with their trees, as they are and thickened.
 
+Air around the patient becomes 0, as outside the lungs' box: trainings as short as the study's take it for airway, and
+whole cases would be lost where it is the largest piece. Zheng 2021 removes it too.
+
 ``python benchmarks/study_data.py -d 630 -name Study --join 610 611 --ct CT.nii.gz TREE.nii.gz --slices 2.5``
 """
 
@@ -13,10 +16,11 @@ import SimpleITK as sitk
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 
 from nnunetv2_airway.cli.common import dataset_id, run
+from nnunetv2_airway.conversion.lungs import air_around
 from nnunetv2_airway.io.images import Grid, list_images, read_mask, read_volume, require_same_geometry, write_image
 from nnunetv2_airway.io.raw_data import dataset_folder, require_free_id, write_dataset_json
 from nnunetv2_airway.phantom.model import LABELLED_SHARE
-from nnunetv2_airway.tree.components import largest_piece
+from nnunetv2_airway.tree.components import bounding_box, largest_piece
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,6 +40,14 @@ def thickened(image: sitk.Image, thickness: float) -> sitk.Image:
     slices = max(1, round(thickness / image.GetSpacing()[2]))
     whole = image.GetSize()[2] // slices * slices
     return sitk.BinShrink(sitk.Cast(image[:, :, :whole], sitk.sitkFloat32), [1, 1, slices])
+
+
+def alone(ct: sitk.Image) -> sitk.Image:
+    """Set the air around the patient to 0 in a CT that is 0 outside the lungs' box; int16."""
+    hu = np.maximum(np.rint(sitk.GetArrayFromImage(ct)), -1024).astype(np.int16)
+    box = bounding_box(hu != 0)
+    hu[box][air_around(hu[box])] = 0
+    return Grid.of(ct).image(hu)
 
 
 def main() -> None:
@@ -58,9 +70,8 @@ def _write(args: argparse.Namespace) -> None:
             for case, file in list_images(source / f"labels{ending}").items():
                 name = f"{number}_{case}"
                 shutil.copy(file, parts[f"labels{ending}"] / f"{name}.nii.gz")
-                shutil.copy(
-                    source / f"images{ending}" / f"{case}_0000.nii.gz", parts[f"images{ending}"] / f"{name}_0000.nii.gz"
-                )
+                ct = read_volume(source / f"images{ending}" / f"{case}_0000.nii.gz")
+                write_image(alone(ct), parts[f"images{ending}"] / f"{name}_0000.nii.gz")
     ending = "Ts" if args.held_out else "Tr"
     for ct_file, tree_file in args.ct:
         ct, tree = read_volume(ct_file), read_mask(tree_file)
@@ -72,9 +83,9 @@ def _write(args: argparse.Namespace) -> None:
             thick_ct, share = (thickened(image, thickness) for image in (ct, tree))
             thick_tree = largest_piece(sitk.GetArrayViewFromImage(share) >= LABELLED_SHARE, connectivity=6)
             label = Grid.of(share).image(thick_tree.astype(np.uint8))
-            cases[f"{name}_{label.GetSpacing()[2]:g}mm"] = (sitk.Round(thick_ct), label)
+            cases[f"{name}_{label.GetSpacing()[2]:g}mm"] = (thick_ct, label)
         for case, (image, label) in cases.items():
-            write_image(sitk.Cast(image, sitk.sitkInt16), parts[f"images{ending}"] / f"{case}_0000.nii.gz")
+            write_image(alone(image), parts[f"images{ending}"] / f"{case}_0000.nii.gz")
             write_image(label, parts[f"labels{ending}"] / f"{case}.nii.gz")
     training = len(list(parts["labelsTr"].iterdir()))
     write_dataset_json(folder, training=training, description="A study's data", licence="see the sources")

@@ -122,6 +122,25 @@ def find_lungs(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarra
     return _with_mirror_image(keep[parts], solid)
 
 
+def air_around(hu: np.ndarray) -> np.ndarray:
+    """Find the air around the patient: what meets the edge of the field of view with gas, slice by slice.
+
+    Args:
+        hu: (Z, Y, X), at least -1024; planes are axial slices.
+
+    Returns:
+        (Z, Y, X) bool.
+    """
+    parts, number = ndimage.label((hu < AIR) & (hu > PADDING), WITHIN_SLICE)
+    gas = np.ones(number + 1, bool)
+    if number:
+        gas[1:] = ndimage.median(hu, parts, np.arange(1, number + 1)) < GAS
+    passable = (hu <= PADDING) | (gas[parts] & (parts > 0))
+    edge = np.zeros(hu.shape, bool)
+    edge[:, [0, -1]] = edge[:, :, [0, -1]] = True
+    return ndimage.binary_propagation(edge & passable, WITHIN_SLICE, passable)
+
+
 def _remove_outside(parts: np.ndarray, number: int, hu: np.ndarray) -> None:
     """Remove, in place, the parts that meet the edge of the field of view with gas rather than with lung."""
     around = np.zeros(parts.shape, bool)

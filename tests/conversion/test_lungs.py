@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_airway.conversion.lungs import find_lungs, lung_box
+from nnunetv2_airway.conversion.lungs import air_around, find_lungs, lung_box
 from nnunetv2_airway.io.images import Grid
 from nnunetv2_airway.phantom import model
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize
@@ -110,3 +110,23 @@ def test_bodies_of_any_size_and_slices_of_any_thickness(shape, spacing, monkeypa
     ):
         assert found.start == pytest.approx(true.start / factor, abs=max(1, 3 / step))
         assert found.stop == pytest.approx(true.stop / factor, abs=max(1, 3 / step))
+
+
+@pytest.mark.parametrize("traps", [(), ("table", "arms"), ("field of view",), ("bowel gas", "emphysema")], ids=" ".join)
+def test_air_around_is_told_from_air_within(traps, chest):
+    hu, lungs = chest(*traps)
+    around = air_around(hu)
+    assert not (around & lungs & (hu > -1024)).any()
+    corners = around[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.mean() > 0.9
+
+
+def test_noise_below_the_least_hu_stays_within():
+    rng = np.random.default_rng(0)
+    inside = np.zeros((4, 40, 50), bool)
+    inside[:, 8:32, 8:42] = True
+    lumen = np.zeros_like(inside)
+    lumen[:, 15:25, 20:30] = True
+    hu = np.where(inside & ~lumen, 40, -1000) + rng.normal(0, 35, inside.shape)
+    around = air_around(np.maximum(hu, -1024))
+    assert not (around & inside).any() and around[~inside].mean() > 0.99
