@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 
 from nnunetv2_airway.cli.common import dataset_id, run
-from nnunetv2_airway.conversion.lungs import air_around
+from nnunetv2_airway.conversion.lungs import PADDING, air_around
 from nnunetv2_airway.io.images import Grid, list_images, read_mask, read_volume, require_same_geometry, write_image
 from nnunetv2_airway.io.raw_data import dataset_folder, require_free_id, write_dataset_json
 from nnunetv2_airway.phantom.model import LABELLED_SHARE
@@ -44,7 +44,7 @@ def thickened(image: sitk.Image, thickness: float) -> sitk.Image:
 
 def alone(ct: sitk.Image) -> sitk.Image:
     """Set the air around the patient to 0 in a CT that is 0 outside the lungs' box; int16."""
-    hu = np.maximum(np.rint(sitk.GetArrayFromImage(ct)), -1024).astype(np.int16)
+    hu = np.maximum(np.rint(sitk.GetArrayFromImage(ct)), PADDING).astype(np.int16)
     box = bounding_box(hu != 0)
     hu[box][air_around(hu[box])] = 0
     return Grid.of(ct).image(hu)

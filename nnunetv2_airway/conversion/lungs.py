@@ -132,10 +132,10 @@ def air_around(hu: np.ndarray) -> np.ndarray:
         (Z, Y, X) bool.
     """
     parts, number = ndimage.label((hu < AIR) & (hu > PADDING), WITHIN_SLICE)
-    gas = np.ones(number + 1, bool)
+    gas = np.zeros(number + 1, bool)
     if number:
         gas[1:] = ndimage.median(hu, parts, np.arange(1, number + 1)) < GAS
-    passable = (hu <= PADDING) | (gas[parts] & (parts > 0))
+    passable = (hu <= PADDING) | gas[parts]
     edge = np.zeros(hu.shape, bool)
     edge[:, [0, -1]] = edge[:, :, [0, -1]] = True
     return ndimage.binary_propagation(edge & passable, WITHIN_SLICE, passable)
