@@ -46,7 +46,7 @@ def alone(ct: sitk.Image) -> sitk.Image:
     """Set the air around the patient to 0 in a CT that is 0 outside the lungs' box; int16."""
     hu = np.maximum(np.rint(sitk.GetArrayFromImage(ct)), PADDING).astype(np.int16)
     box = bounding_box(hu != 0)
-    hu[box][air_around(hu[box])] = 0
+    hu[box][air_around(hu[box], ct.GetSpacing()[::-1])] = 0
     return Grid.of(ct).image(hu)
 
 

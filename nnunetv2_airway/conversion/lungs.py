@@ -122,20 +122,20 @@ def find_lungs(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarra
     return _with_mirror_image(keep[parts], solid)
 
 
-def air_around(hu: np.ndarray) -> np.ndarray:
-    """Find the air around the patient: what meets the edge of the field of view with gas, slice by slice.
+def air_around(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Find the air around the patient: what meets the edge of the field of view, slice by slice, and is no lung.
 
     Args:
-        hu: (Z, Y, X), at least -1024; planes are axial slices.
+        hu: as in ``find_lungs``, also cut to the lungs' box.
+        spacing: (z, y, x) in mm.
 
     Returns:
         (Z, Y, X) bool.
     """
-    parts, number = ndimage.label((hu < AIR) & (hu > PADDING), WITHIN_SLICE)
-    gas = np.zeros(number + 1, bool)
-    if number:
-        gas[1:] = ndimage.median(hu, parts, np.arange(1, number + 1)) < GAS
-    passable = (hu <= PADDING) | gas[parts]
+    passable = hu < AIR
+    lungs = find_lungs(hu, spacing)
+    if lungs is not None:
+        passable &= ~lungs
     edge = np.zeros(hu.shape, bool)
     edge[:, [0, -1]] = edge[:, :, [0, -1]] = True
     return ndimage.binary_propagation(edge & passable, WITHIN_SLICE, passable)

@@ -115,8 +115,8 @@ def test_bodies_of_any_size_and_slices_of_any_thickness(shape, spacing, monkeypa
 @pytest.mark.parametrize("traps", [(), ("table", "arms"), ("field of view",), ("bowel gas", "emphysema")], ids=" ".join)
 def test_air_around_is_told_from_air_within(traps, chest):
     hu, lungs = chest(*traps)
-    around = air_around(hu)
-    assert not (around & lungs & (hu > -1024)).any()
+    around = air_around(hu, SPACING)
+    assert (around & lungs & (hu > -1024)).sum() < 1e-4 * lungs.sum()
     corners = around[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert corners.mean() > 0.9
 
@@ -128,5 +128,5 @@ def test_noise_below_the_least_hu_stays_within():
     lumen = np.zeros_like(inside)
     lumen[:, 15:25, 20:30] = True
     hu = np.where(inside & ~lumen, 40, -1000) + rng.normal(0, 35, inside.shape)
-    around = air_around(np.maximum(hu, -1024))
+    around = air_around(np.maximum(hu, -1024), SPACING)
     assert not (around & inside).any() and around[~inside].mean() > 0.99
