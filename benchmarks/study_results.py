@@ -19,12 +19,13 @@ from nnunetv2_airway.io.files import atomic_path, write_csv, write_text
 
 STOCK = "nnUNetTrainer"
 COSTS = ("minutes_trained", "patches_seen")
+POINT = ("threshold", "hysteresis", "bridge", "thin")
+"""Columns of an operating point; a seed is the run's."""
 LIST, CURVES = "runs.csv", "curves.csv"
 """A line for each run, and one for each operating point of each of its held-out cases: enough for all results."""
 AT_PRECISION = {"length %": "tree_length_detected", "branches %": "branch_detected", "length %, 0-2 mm": SMALL}
-"""Figures that are compared at equal precision: that of stock nnU-Net, and one that is the same for all cases."""
-SAME_PRECISION = 90
-ITS, SAME = "at its precision", f"at {SAME_PRECISION} %"
+"""Figures that are compared at the precision of stock nnU-Net."""
+ITS, TWO = "at its precision", "two thresholds, at its precision"
 OWN = {"score": "score", **FIGURES}
 """Figures at a trainer's own operating point."""
 
@@ -94,7 +95,7 @@ def listed_runs(folder: Path) -> list[Run]:
     runs = []
     for own in facts:
         key = (own["trainer"], own["seed"])
-        point = OperatingPoint(own.pop("threshold"), own.pop("hysteresis"), own.pop("bridge"))
+        point = OperatingPoint(*(own.pop(name) for name in POINT))
         runs.append(Run(own, point, {name[2:]: curve for name, curve in listed.items() if name[:2] == key}))
     return runs
 
@@ -107,7 +108,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 def _curves(rows: Iterable[Mapping[str, str]], key: Callable) -> dict:
     curves: dict = {}
     for row in rows:
-        settings = [float(row[name]) if row[name] else None for name in ("threshold", "seed", "bridge")]
+        settings = [float(row[name]) if row[name] else None for name in asdict(DEFAULT)]
         figures = {name: float(row[name]) if row[name] else math.nan for name in FIGURES.values()}
         curves.setdefault(key(row), {})[OperatingPoint(*settings)] = figures
     return curves
@@ -125,12 +126,12 @@ def _cell(value) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
-def at_precision(curve: Curve, precision: float, figure: str) -> float:
-    """Give the most that a curve finds at a precision or a higher one, in percent.
+def at_precision(curve: Curve, precision: float, figure: str, *, two: bool = False) -> float:
+    """Give the most that a curve finds at a precision or a higher one, in percent, with one threshold or with two.
 
     Between neighbouring thresholds both figures are taken to change alike; nan for a curve that never is as precise.
     """
-    places = [(curve[point]["precision"], curve[point][figure]) for point in _thresholds([curve])]
+    places = [(curve[point]["precision"], curve[point][figure]) for point in _thresholds([curve], two=two)]
     found = [value for own, value in places if own >= precision]
     for (a, low), (b, high) in pairwise(places):
         if (a - precision) * (b - precision) < 0:
@@ -154,7 +155,8 @@ def merits(runs: Sequence[Run], trainer: str, test: str) -> dict[str, dict[tuple
 
     Returns:
         For each column, (figure of the trainer, that of the first one) by case and seed: the most of each at the
-        precision that the first one has at p > 0.5 and at a fixed one, and at the own operating point of each.
+        precision that the first one has at p > 0.5; the same where the trainer has a lower threshold for thin airways
+        and the first one has not; and at the own operating point of each.
     """
     first = trainer_names(runs)[0]
     firsts = {run.facts["seed"]: run for run in runs if run.trainer == first}
@@ -164,10 +166,11 @@ def merits(runs: Sequence[Run], trainer: str, test: str) -> dict[str, dict[tuple
         for key in (key for key in run.curves if key[0] == test and key in other.curves):
             case = (*key, run.facts["seed"])
             precision = other.curves[key][DEFAULT]["precision"]
-            for level, least in ((ITS, precision), (SAME, SAME_PRECISION)):
+            for level, two in ((ITS, False), (TWO, True)):
                 for title, name in AT_PRECISION.items():
-                    pair = (at_precision(each.curves[key], least, name) for each in (run, other))
-                    columns.setdefault(f"{level}: {title}", {})[case] = tuple(pair)
+                    found = at_precision(run.curves[key], precision, name, two=two)
+                    pair = (found, at_precision(other.curves[key], precision, name))
+                    columns.setdefault(f"{level}: {title}", {})[case] = pair
             mine, theirs = run.curves[key][run.point], other.curves[key][other.point]
             for title, name in OWN.items():
                 values = [score(each) if name == "score" else each[name] for each in (mine, theirs)]
@@ -182,7 +185,7 @@ def table(runs: Sequence[Run]) -> str:
     larger. Where stock nnU-Net is not among the runs, they are those to the first trainer.
     """
     trainers = trainer_names(runs)
-    titles = [f"{level}: {title}" for level in (ITS, SAME) for title in AT_PRECISION]
+    titles = [f"{level}: {title}" for level in (ITS, TWO) for title in AT_PRECISION]
     titles += [f"own point: {title}" for title in OWN]
     head = ["cases of", "trainer", *titles, "minutes", "patches", "seeds"]
     lines = [_row(head), _row(["---"] * len(head))]
@@ -225,21 +228,28 @@ def draw(target: Path, runs: Sequence[Run]) -> None:
                     continue
                 first = run.facts["seed"] == min(each.facts["seed"] for each in runs if each.trainer == run.trainer)
                 label = _short(run.trainer) if first else None
-                places = [_mean_place(curves, point, name) for point in _thresholds(curves)]
-                axes.plot(*zip(*places, strict=True), color=colours[run.trainer], label=label, linewidth=1.2)
+                for two, line in ((False, "--"), (True, "-")):
+                    places = [_mean_place(curves, point, name) for point in _thresholds(curves, two=two)]
+                    axes.plot(*zip(*places, strict=True), line, color=colours[run.trainer], linewidth=1.2)
                 for point, marker in ((DEFAULT, "s"), (run.point, "*")):
-                    axes.plot(*_mean_place(curves, point, name), marker, color=colours[run.trainer], markersize=8)
+                    axes.plot(
+                        *_mean_place(curves, point, name), marker, color=colours[run.trainer], markersize=8,
+                        label=label if marker == "*" else None,
+                    )  # fmt: skip
             axes.set(xlabel="precision %", ylabel=f"{title}, cases of {test}", xlim=(50, 100))
             axes.grid(alpha=0.3)
     figure.axes[len(AT_PRECISION) - 1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.suptitle("Square: p > 0.5; star: operating point chosen on validation cases")
+    figure.suptitle(
+        "Dashed: one threshold; line: a lower one for thin airways; square: p > 0.5; star: chosen on validation cases"
+    )
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def _thresholds(curves: Sequence[Curve]) -> list[OperatingPoint]:
+def _thresholds(curves: Sequence[Curve], *, two: bool) -> list[OperatingPoint]:
     common = set.intersection(*(set(curve) for curve in curves))
-    return sorted((point for point in common if point.is_threshold), key=lambda point: point.threshold)
+    chosen = (point for point in common if point.is_threshold and (point.thin is not None) == two)
+    return sorted(chosen, key=lambda point: point.threshold)
 
 
 def _mean_place(curves: Sequence[Curve], point: OperatingPoint, name: str) -> tuple[float, float]:
@@ -260,7 +270,7 @@ def write_results(folder: Path) -> None:
     for run in runs:
         point = asdict(run.point).values()
         rows.append([*(_cell(run.facts.get(name)) for name in names), *map(_cell, point)])
-    write_csv(folder / LIST, [*names, "threshold", "hysteresis", "bridge"], rows)
+    write_csv(folder / LIST, [*names, *POINT], rows)
     lines = [
         [*run.key, *key, *("" if value is None else value for value in asdict(point).values()),
          *("" if math.isnan(figures[name]) else round(figures[name], 2) for name in FIGURES.values())]
@@ -268,7 +278,7 @@ def write_results(folder: Path) -> None:
         for key, curve in run.curves.items()
         for point, figures in curve.items()
     ]  # fmt: skip
-    titles = ["trainer", "run", "data set", "case", "threshold", "seed", "bridge", *FIGURES.values()]
+    titles = ["trainer", "run", "data set", "case", *asdict(DEFAULT), *FIGURES.values()]
     write_csv(folder / CURVES, titles, lines)
     write_text(folder / "study.md", table(runs))
     draw(folder / "study.png", runs)

@@ -176,13 +176,14 @@ def test_a_run_trains_predicts_and_compares_what_is_held_out(tmp_path, monkeypat
 
 
 POINTS = [OperatingPoint(0.2), OperatingPoint(), OperatingPoint(0.9), OperatingPoint(0.2, bridge=0.1)]
+TWO = [OperatingPoint(0.5, thin=0.1), OperatingPoint(0.9, thin=0.3)]
 
 
-def curve(*places):
+def curve(*places, two=((0, 0), (0, 0))):
     """Lengths and precisions at these points, in this order; a score that is their mean."""
     return {
         point: dict.fromkeys(FIGURES.values(), length) | {"precision": precision, SMALL: float("nan")}
-        for point, (length, precision) in zip(POINTS, places, strict=True)
+        for point, (length, precision) in zip(POINTS + TWO, (*places, *two), strict=True)
     }
 
 
@@ -209,6 +210,15 @@ def test_length_at_a_precision():
     assert math.isnan(at_precision(found, 95, "tree_length_detected"))  # post-processings are no part of the line
     # where precision goes up and down, the greatest length counts
     assert at_precision(curve((90, 70), (80, 60), (70, 90), (0, 0)), 65, "tree_length_detected") == 90
+
+
+def test_two_thresholds_are_compared_with_one_of_the_first_trainer(tmp_path):
+    stock = curve((75, 60), (70, 80), (60, 90), (0, 0), two=((78, 70), (68, 90)))
+    compared(tmp_path, "nnUNetTrainer", 0, {"a": stock})
+    compared(tmp_path, "Other", 0, {"a": curve((75, 60), (69, 80), (60, 90), (0, 0), two=((80, 76), (76, 84)))})
+    rows = cells_of(read_runs(tmp_path))
+    column = rows[0].index("two thresholds, at its precision: length %")
+    assert [row[column] for row in rows[2:]] == ["73.0", "78.0", "+8.0, 1 of 1 up"]
 
 
 def cells_of(runs):

@@ -6,7 +6,7 @@ After nnU-Net's ``find_best_configuration``: what is chosen on validation cases 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -34,8 +34,10 @@ FORMAT = f"1 {tree_store.FORMAT}"
 LOGITS = (-5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 7, 8.5, 10)
 SEED = 2.0
 """Logit above that of the threshold."""
+THIN = -4.0
+"""Logit below that of the threshold."""
 BRIDGES = (-1.0, -2.0, -3.0)
-"""Logits below that of the threshold."""
+"""Logits below that of the lower threshold."""
 STRICTER = 2
 """Thresholds from the best one on, whose pieces are joined."""
 SCORED = ("tree_length_detected", "branch_detected", "dice", "precision")
@@ -51,8 +53,11 @@ TABLE, PICTURE, RECORDS, PKL = "operating_points.csv", "operating_points.png", "
 
 
 def thresholds() -> list[OperatingPoint]:
-    """List the thresholds that are compared first."""
-    return [OperatingPoint(_probability(logit)) for logit in LOGITS]
+    """List the thresholds that are compared first, one for all airways and a lower one for thin airways."""
+    return [
+        OperatingPoint(_probability(logit), thin=thin and _probability(logit + thin))
+        for thin, logit in product((None, THIN), LOGITS)
+    ]
 
 
 def refinements(point: OperatingPoint) -> list[OperatingPoint]:
@@ -60,12 +65,16 @@ def refinements(point: OperatingPoint) -> list[OperatingPoint]:
 
     Hysteresis alone changes nothing in the largest piece, of which figures are computed.
     """
-    stricter = sorted(each.threshold for each in thresholds() if each.threshold >= point.threshold)[:STRICTER]
-    logits = [math.log(threshold / (1 - threshold)) for threshold in stricter]
+    alike = [each for each in thresholds() if (each.thin is None) == (point.thin is None)]
+    stricter = sorted((each for each in alike if each.threshold >= point.threshold), key=lambda each: each.threshold)
     return [
-        OperatingPoint(_probability(logit), seed and _probability(logit + seed), _probability(logit + bridge))
-        for logit, seed, bridge in product(logits, (None, SEED), BRIDGES)
+        replace(at, seed=seed and _shifted(at.threshold, seed), bridge=_shifted(at.thin or at.threshold, bridge))
+        for at, seed, bridge in product(stricter[:STRICTER], (None, SEED), BRIDGES)
     ]
+
+
+def _shifted(probability: float, logits: float) -> float:
+    return _probability(math.log(probability / (1 - probability)) + logits)
 
 
 def _probability(logit: float) -> float:
@@ -253,7 +262,7 @@ def _with_nan(figures: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def _write(tuning: Tuning, output: Path, checkpoints: Mapping[str, str]) -> None:
-    head = ["case", "threshold", "seed", "bridge", *FIGURES.values(), "chosen"]
+    head = ["case", *asdict(DEFAULT), *FIGURES.values(), "chosen"]
     rows = []
     for case, figures in {"mean": {p: tuning.means(p) for p in tuning.points}, **tuning.cases}.items():
         for point in tuning.points:
@@ -276,9 +285,10 @@ def _write(tuning: Tuning, output: Path, checkpoints: Mapping[str, str]) -> None
 
 
 def _draw(target: Path, tuning: Tuning) -> None:
-    """Draw length, branches and length below 2 mm over precision: thresholds as a line, post-processings as points."""
+    """Draw length, branches and length below 2 mm over precision: thresholds as lines, post-processings as points."""
     points = tuning.points
-    line = [point for point in points if point.is_threshold]
+    line = [point for point in points if point.is_threshold and point.thin is None]
+    two = [point for point in points if point.is_threshold and point.thin is not None]
     others = [point for point in points if not point.is_threshold]
     means = {point: tuning.means(point) for point in points}
     with style.context("default"):
@@ -288,6 +298,7 @@ def _draw(target: Path, tuning: Tuning) -> None:
             for figures in tuning.cases.values():
                 axes.plot(*_curve(figures, line, name), color="0.8", linewidth=0.8)
             axes.plot(*_curve(means, line, name), "o-", markersize=4, label="thresholds, largest piece")
+            axes.plot(*_curve(means, two, name), "o-", markersize=4, label="and a lower one for thin airways")
             axes.plot(*_curve(means, others, name), "x", markersize=5, label="hysteresis, reconnection")
             for point, style_of, words in (
                 (DEFAULT, "ks", "p > 0.5"),

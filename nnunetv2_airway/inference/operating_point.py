@@ -1,4 +1,4 @@
-"""From probabilities to an airway mask: threshold, hysteresis and reconnection, and the file that keeps the choice.
+"""From probabilities to an airway mask: thresholds, hysteresis and reconnection, and the file that keeps the choice.
 
 A network trained for recall is rarely best at p > 0.5. ``nnUNetv2_airway_tune`` chooses an operating point on
 validation cases; ``nnUNetv2_airway_segment`` and ``nnUNetv2_airway_postprocess`` work at it.
@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 
@@ -31,26 +32,31 @@ class OperatingPoint:
         seed: hysteresis: pieces without a voxel above it are left out; None keeps all.
         bridge: reconnection: pieces are joined to the largest along the path of highest probability, if all of the path
             is above it; None joins none.
+        thin: away from thick airways a voxel is airway above this lower threshold, which around them would only thicken
+            their wall; None has one threshold for all.
 
     Raises:
-        ValueError: numbers that are no probabilities, or not in the order bridge < threshold < seed.
+        ValueError: numbers that are no probabilities, or not in the order bridge < thin < threshold < seed.
     """
 
     threshold: float = 0.5
     seed: float | None = None
     bridge: float | None = None
+    thin: float | None = None
 
     def __post_init__(self):
-        given = [value for value in (self.bridge, self.threshold, self.seed) if value is not None]
+        given = [value for value in (self.bridge, self.thin, self.threshold, self.seed) if value is not None]
         if self.threshold is None:
             given = []
         numbers = all(isinstance(value, int | float) and 0 < value < 1 for value in given)
         if not (given and numbers and given == sorted(set(given))):
-            raise ValueError(f"probabilities between 0 and 1 with bridge < threshold < seed are needed, got {self!r}")
+            raise ValueError(
+                f"probabilities between 0 and 1 with bridge < thin < threshold < seed are needed, got {self!r}"
+            )
 
     @property
     def is_threshold(self) -> bool:
-        """Whether it is a threshold alone."""
+        """Whether it is one threshold alone, or one for thick and one for thin airways."""
         return self.seed is None and self.bridge is None
 
     def mask(self, probability: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -64,12 +70,16 @@ class OperatingPoint:
             (Z, Y, X) bool; pieces that hang on nothing are in it, too.
         """
         mask = probability > self.threshold
+        if self.thin is not None:
+            mask = with_thin(mask, probability > self.thin)
         if self.seed is not None:
             mask = with_seeds(mask, probability > self.seed)
         return mask if self.bridge is None else reconnect(mask, probability, spacing, least=self.bridge)
 
     def __str__(self):
         words = [f"p > {self.threshold:g}"]
+        if self.thin is not None:
+            words.append(f"thin airways p > {self.thin:g}")
         if self.seed is not None:
             words.append(f"pieces with p > {self.seed:g}")
         if self.bridge is not None:
@@ -78,8 +88,23 @@ class OperatingPoint:
 
 
 DEFAULT = OperatingPoint()
+THICK = 3
+"""An airway is thick where a cube of so many voxels fits into it."""
+APART = 2
+"""Voxels between a thick airway and a thin one."""
 MOST = 1_000_000
 """Voxels among which paths are looked for: a noisy prediction would take minutes."""
+
+
+def with_thin(mask: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Add the candidates that lie further than ``APART`` voxels from the thick parts of a mask; all (Z, Y, X) bool."""
+    more = mask.copy()
+    box = bounding_box(candidates)
+    if box is not None:
+        thick = ndimage.minimum_filter(mask[box], THICK, mode="constant")
+        near = ndimage.maximum_filter(thick, THICK + 2 * APART, mode="constant")
+        more[box] |= candidates[box] & ~near
+    return more
 
 
 def with_seeds(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:

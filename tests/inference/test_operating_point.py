@@ -39,6 +39,34 @@ def test_threshold_and_hysteresis():
     assert OperatingPoint(0.2, seed=0.8).mask(p, SPACING)[3, 4, 14]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_thin_airways_have_their_own_threshold_where_no_thick_one_is_near(seed):
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0, 0.6, (9, 11, 14))
+    p[:4, 1:5, 2:6] = 0.9
+    mask = p > 0.5
+    cubes = [
+        np.array(corner)
+        for corner in itertools.product(*(range(side - 2) for side in p.shape))
+        if mask[tuple(slice(index, index + 3) for index in corner)].all()
+    ]
+    expected = mask.copy()
+    for voxel in np.argwhere(p > 0.2):
+        # between the voxel and the nearest one of the cube
+        away = [np.maximum(0, np.maximum(corner - voxel, voxel - corner - 2)).max() for corner in cubes]
+        expected[tuple(voxel)] |= min(away) > 2
+    assert mask.sum() < expected.sum() < (p > 0.2).sum()
+    assert np.array_equal(OperatingPoint(0.5, thin=0.2).mask(p, SPACING), expected)
+
+
+def test_a_thin_airway_is_joined_at_its_own_threshold():
+    p = broken_tube(0.3)
+    thin = OperatingPoint(0.5, thin=0.2, bridge=0.1).mask(p, SPACING)
+    assert thin[3, 4, 12:17].all() and thin.sum() == (p > 0.5).sum() + 5
+    assert not OperatingPoint(0.5, thin=0.2).mask(p, SPACING)[3, 4, [12, 13, 15, 16]].any()
+    assert not OperatingPoint(0.5, thin=0.2).mask(np.zeros((3, 4, 5), np.float32), SPACING).any()
+
+
 def test_pieces_are_joined_where_the_whole_path_is_above_the_least():
     p = broken_tube(0.3)
     joined = OperatingPoint(0.5, bridge=0.2).mask(p, SPACING)
@@ -118,18 +146,22 @@ def test_several_pieces_share_their_paths():
     assert count_components(joined) == 1 and joined[1, 4, 8:12].all()
 
 
-@pytest.mark.parametrize("values", [(None,), (0.5, 0.4), (0.5, None, 0.6), (1.0,), (0.0,), ("a",), (0.5, 0.5)])
+@pytest.mark.parametrize(
+    "values",
+    [(None,), (0.5, 0.4), (0.5, None, 0.6), (1.0,), (0.0,), ("a",), (0.5, 0.5), (0.5, None, None, 0.6),
+     (0.5, None, 0.2, 0.1)],
+)  # fmt: skip
 def test_numbers_that_are_no_operating_point(values):
-    with pytest.raises((ValueError, TypeError), match=r"bridge < threshold < seed|not supported"):
+    with pytest.raises((ValueError, TypeError), match=r"bridge < thin < threshold < seed|not supported"):
         OperatingPoint(*values)
 
 
 def test_on_disk(tmp_path):
     file = tmp_path / "operating_point.json"
-    point = OperatingPoint(0.3, 0.8, 0.1)
+    point = OperatingPoint(0.3, 0.8, 0.1, 0.2)
     write_operating_point(file, point, criterion="mean")
     assert read_operating_point(file) == point
-    for content in ("{", '{"threshold": 0.5}', '{"threshold": 2, "seed": null, "bridge": null}'):
+    for content in ("{", '{"threshold": 0.5}', '{"threshold": 2, "seed": null, "bridge": null, "thin": null}'):
         file.write_text(content)
         with pytest.raises(ValueError, match=r"operating_point\.json holds no operating point"):
             read_operating_point(file)
