@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import dijkstra
 
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import digest_of, main_line, write_json
-from nnunetv2_airway.tree.components import bounding_box, connected_components
+from nnunetv2_airway.tree.components import bounding_box, connected_components, largest_piece
 
 FILE = "operating_point.json"
 """In a model's folder."""
@@ -32,8 +32,8 @@ class OperatingPoint:
         seed: hysteresis: pieces without a voxel above it are left out; None keeps all.
         bridge: reconnection: pieces are joined to the largest along the path of highest probability, if all of the path
             is above it; None joins none.
-        thin: away from thick airways a voxel is airway above this lower threshold, which around them would only thicken
-            their wall; None has one threshold for all.
+        thin: away from thick airways what hangs on the largest piece is airway above this lower threshold, which around
+            them would only take their walls for lumen; None has one threshold for all.
 
     Raises:
         ValueError: numbers that are no probabilities, or not in the order bridge < thin < threshold < seed.
@@ -97,14 +97,23 @@ MOST = 1_000_000
 
 
 def with_thin(mask: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Add the candidates that lie further than ``APART`` voxels from the thick parts of a mask; all (Z, Y, X) bool."""
-    more = mask.copy()
+    """Add thin airways to a mask: candidates further than ``APART`` voxels from its thick parts.
+
+    Args:
+        mask: (Z, Y, X) bool.
+        candidates: same shape, and True where the mask is.
+
+    Returns:
+        The mask, and of what is added that which hangs on its largest piece.
+    """
     box = bounding_box(candidates)
-    if box is not None:
-        thick = ndimage.minimum_filter(mask[box], THICK, mode="constant")
-        near = ndimage.maximum_filter(thick, THICK + 2 * APART, mode="constant")
-        more[box] |= candidates[box] & ~near
-    return more
+    if box is None:
+        return mask
+    thick = ndimage.minimum_filter(mask[box], THICK, mode="constant")
+    near = ndimage.maximum_filter(thick, THICK + 2 * APART, mode="constant")
+    more = mask.copy()
+    more[box] |= candidates[box] & ~near
+    return mask | with_seeds(more, largest_piece(mask, connectivity=26))
 
 
 def with_seeds(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
