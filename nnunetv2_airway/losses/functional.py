@@ -19,6 +19,13 @@ def most_across_faces(values: torch.Tensor) -> torch.Tensor:
     return torch.max(torch.max(along[0], along[1]), along[2])
 
 
+def _most_in_cube(values: torch.Tensor, size: int) -> torch.Tensor:
+    """Give each voxel of (N, 1, Z, Y, X) the greatest value in the cube centred at it, as far as it lies inside."""
+    for kernel in ((size, 1, 1), (1, size, 1), (1, 1, size)):
+        values = F.max_pool3d(values, kernel, 1, tuple(side // 2 for side in kernel))
+    return values
+
+
 def foreground_logit(logits: torch.Tensor, dim: int = 1) -> torch.Tensor:
     """Reduce nnU-Net's heads to one logit z of the foreground, whose sigmoid is its probability.
 
@@ -178,6 +185,29 @@ def centerline_distance_weight(target: torch.Tensor, closeness: torch.Tensor) ->
     Source: Tang 2022, eq. 4.
     """
     return torch.where(target > 0, closeness**2, 0.0)
+
+
+def thin_airway_weight(target: torch.Tensor, *, thick: int = 3, apart: int = 1) -> torch.Tensor:
+    """Weigh thick airways and what lies around them 0, all else 1.
+
+    Args:
+        target: g in {0, 1}, (B, 1, Z, Y, X).
+        thick: an airway is thick where a cube of so many voxels, an odd number, fits into it; it may reach out of the
+            patch.
+        apart: voxels around thick airways that weigh 0, too.
+
+    Returns:
+        Same shape, float32.
+
+    Raises:
+        ValueError: an even ``thick``.
+
+    In no paper.
+    """
+    if thick % 2 == 0:
+        raise ValueError(f"thick: an odd number of voxels is needed, got {thick}")
+    thin = _most_in_cube((target <= 0).float(), thick)
+    return 1 - _most_in_cube(1 - thin, thick + 2 * apart)
 
 
 def distance_decay_weight(

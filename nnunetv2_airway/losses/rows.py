@@ -18,6 +18,7 @@ from nnunetv2_airway.losses.functional import (
     distance_decay_weight,
     inverse_component_weight,
     local_imbalance_weight,
+    thin_airway_weight,
     union_loss_from_sums,
     union_sums,
 )
@@ -220,6 +221,19 @@ class CenterlineDistance:
 
 
 @dataclass(frozen=True)
+class ThinAirways:
+    """Thick airways and what lies around them weigh 0; in no paper."""
+
+    thick: int = 3
+    apart: int = 1
+    name: str = "thin airways"
+    map_name: ClassVar[None] = None
+
+    def weigh(self, target, maps, *, sample):  # noqa: D102, as in Weight
+        return thin_airway_weight(target, thick=self.thick, apart=self.apart)
+
+
+@dataclass(frozen=True)
 class DistanceDecay:
     """Zheng 2021, eq. 15; ``alpha`` is that of the loss."""
 
@@ -303,6 +317,18 @@ DICE_AND_CROSS_ENTROPY = SumOfLosses(
     "Dice + cross-entropy", (Term(replace(DICE, smooth=1e-5), weighted=False), Term(CROSS_ENTROPY))
 )
 """nnU-Net's with ``batch_dice``, whatever the plans say of that; weights count in the cross-entropy alone."""
+DICE_CROSS_ENTROPY_AND_THIN_DICE = SumOfLosses(
+    "Dice + cross-entropy + Dice of thin airways",
+    (
+        Term(replace(DICE, smooth=1e-5), weighted=False),
+        Term(CROSS_ENTROPY, weighted=False),
+        Term(replace(DICE, smooth=1e-5), (1.0, 0.0)),
+    ),
+)
+"""For ``THIN_AIRWAYS`` as weight, which counts in the last term alone, and that at full resolution alone.
+
+In no paper. Thin airways have hardly any share in all voxels; in a Dice of their own, what is missed of them weighs as
+much as what is found beside them."""
 DICE_CROSS_ENTROPY_AND_CL_DICE = SumOfLosses(
     "Dice + cross-entropy + clDice", (*DICE_AND_CROSS_ENTROPY.parts, Term(CenterlineDice(), weighted=False))
 )
@@ -327,6 +353,7 @@ AIIB23 = SumOfLosses(
 
 LOCAL_IMBALANCE = LocalImbalance()
 CENTERLINE_DISTANCE = CenterlineDistance()
+THIN_AIRWAYS = ThinAirways()
 MISSED_CENTERLINE = MissedCenterline()
 BREAKAGE = Breakage()
 INVERSE_COMPONENT = InverseWeight("inverse component size", "components")

@@ -1,10 +1,17 @@
-"""nnU-Net's own training for airways: what its optimiser, loss and sampling reach with a window made for airways.
+"""nnU-Net's own training for airways: with a window made for them, and a loss that thin ones count in.
 
-In no paper; the parts are those of nnU-Net (network, patch and batch size, optimiser, loss, sampling, length) and, in
+In no paper; the other parts are those of nnU-Net (network, patch and batch size, optimiser, sampling, length) and, in
 the variants, of Tang 2022 (weights, small airways). What each part is worth is in ``documentation/benchmarks.md``.
 """
 
-from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE_AND_CROSS_ENTROPY, LOCAL_IMBALANCE, TANG_ROOT
+from nnunetv2_airway.losses.rows import (
+    CENTERLINE_DISTANCE,
+    DICE_AND_CROSS_ENTROPY,
+    DICE_CROSS_ENTROPY_AND_THIN_DICE,
+    LOCAL_IMBALANCE,
+    TANG_ROOT,
+    THIN_AIRWAYS,
+)
 from nnunetv2_airway.trainers.inverse_weighting import as_nnunet
 from nnunetv2_airway.trainers.wings_lib import tang_phases
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
@@ -13,7 +20,7 @@ from nnunetv2_airway.training.schedule import RANDOM, Phase, Sampling
 
 
 class nnUNetTrainerAirway(AirwayTrainer):
-    """nnU-Net on one narrow window."""
+    """nnU-Net on one narrow window, with the Dice of thin airways in its loss."""
 
     network = PLANNED
     windows = ("narrow",)
@@ -26,7 +33,7 @@ class nnUNetTrainerAirway(AirwayTrainer):
     nesterov = True
     weight_decay = 3e-5
     validation_sampling = None
-    phases = as_nnunet(DICE_AND_CROSS_ENTROPY)
+    phases = as_nnunet(DICE_CROSS_ENTROPY_AND_THIN_DICE, THIN_AIRWAYS)
 
 
 class nnUNetTrainerAirwayLIB(nnUNetTrainerAirway):

@@ -9,6 +9,7 @@ from nnunetv2_airway.losses.functional import (
     inverse_component_weight,
     local_foreground_rate,
     local_imbalance_weight,
+    thin_airway_weight,
     union_loss,
 )
 from nnunetv2_airway.losses.rows import DICE, TANG, TANG_ROOT
@@ -121,6 +122,25 @@ def test_local_imbalance_weight_by_hand():
     found = local_imbalance_weight(mask, exponent=2.5)
     assert found[0, 0, 10, 11, 12].item() == pytest.approx(0.95 * np.log10(7) ** 2.5 + 0.05, abs=1e-6)
     assert (found[mask == 0] == 1).all()
+
+
+@pytest.mark.parametrize(("thick", "apart"), [(3, 1), (3, 2), (5, 0)])
+def test_thin_airways_weigh_1_and_thick_ones_with_their_surroundings_0(thick, apart):
+    target = mask_of((2, 1, 11, 13, 15), 0.15)
+    target[0, 0, 4:10, 2:9, 3:9] = 1
+    target[1, 0, -4:, 5:11, 6:11] = 1  # reaches the border
+    expected = np.ones(target.shape)
+    for case, mask in enumerate(target[:, 0].numpy() > 0):
+        border = np.pad(mask, thick // 2, constant_values=True)
+        for centre in np.ndindex(mask.shape):
+            if border[tuple(slice(index, index + thick) for index in centre)].all():
+                reach = thick // 2 + apart
+                near = tuple(slice(max(0, index - reach), index + reach + 1) for index in centre)
+                expected[case, 0][near] = 0
+    found = thin_airway_weight(target, thick=thick, apart=apart)
+    assert 0.1 < found.mean() < 0.95 and np.array_equal(found.numpy(), expected)
+    with pytest.raises(ValueError, match="odd number of voxels is needed, got 4"):
+        thin_airway_weight(target, thick=4)
 
 
 def test_each_patch_has_its_own_exponent():
