@@ -15,6 +15,7 @@ from nnunetv2_airway.losses.rows import (
     CENTERLINE_DISTANCE,
     DICE,
     DICE_AND_CROSS_ENTROPY,
+    DICE_CROSS_ENTROPY_AND_THIN_DICE,
     FOCAL,
     GENERALIZED_DICE,
     INVERSE_COMPONENT,
@@ -22,6 +23,7 @@ from nnunetv2_airway.losses.rows import (
     SKELETON_RECALL,
     TANG,
     TANG_ROOT,
+    THIN_AIRWAYS,
     WEIGHTED_CROSS_ENTROPY,
 )
 from nnunetv2_airway.losses.supervision import SupervisionLoss
@@ -166,6 +168,26 @@ def test_weights_count_in_the_cross_entropy_alone():
     plain = float(stock(logits, target)) + 1
     weighted = float((w * each).sum() / w.numel())
     assert float(found(logits, [target, closeness])) == pytest.approx(plain - float(each.mean()) + weighted, rel=1e-6)
+
+
+def test_thin_airways_have_a_dice_of_their_own_at_full_resolution():
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, 2, 9, 10, 12), generator=rng, dtype=torch.double)
+    target = (torch.rand((2, 1, 9, 10, 12), generator=rng) > 0.9).long()
+    target[:, :, 2:6, 2:7, 2:6] = 1
+    thin = np.ones(target.shape, bool)
+    thin[:, :, 1:7, 1:8, 1:7] = False  # all that is thick, with a voxel around it
+    low, low_target = logits[..., ::2, ::2, ::2], target[..., ::2, ::2, ::2]
+    loss = SupervisionLoss(
+        DICE_CROSS_ENTROPY_AND_THIN_DICE, (THIN_AIRWAYS,), foreground_label=1, ignore_label=None, ddp=False,
+        output_weights=(0.75, 0.25),
+    )  # fmt: skip
+    p, g = torch.softmax(logits, 1)[:, 1:][thin], target[thin]
+    assert torch.equal(THIN_AIRWAYS.weigh(target, {}, sample=True).bool(), torch.from_numpy(thin))
+    dice = 2 * (p * g).sum() / (p + g).sum()
+    stock = stock_loss()  # its Dice is negative
+    expected = 0.75 * (stock(logits, target) + 2 - dice) + 0.25 * (stock(low, low_target) + 1)
+    assert float(loss([logits, low], [target, low_target])) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_float32_under_autocast():

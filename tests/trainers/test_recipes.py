@@ -22,7 +22,7 @@ GUL = [
     (30, "general union, alpha 0.2", "distance decay", "50% hard, 50% random", (15, 25)),
 ]
 DICE_CE = "Dice + cross-entropy"
-AIRWAY = [(1000, DICE_CE, "none", "None", ())]
+AIRWAY = [(1000, f"{DICE_CE} + Dice of thin airways", "thin airways", "None", ())]
 AIRWAY_LIB = [
     (100, DICE_CE, "none", "None", ()),
     (50, DICE_CE, LIB[2][2], "25% small, 25% centerline, 50% random", ()),
