@@ -166,11 +166,11 @@ def merits(runs: Sequence[Run], trainer: str, test: str) -> dict[str, dict[tuple
         for key in (key for key in run.curves if key[0] == test and key in other.curves):
             case = (*key, run.facts["seed"])
             precision = other.curves[key][DEFAULT]["precision"]
-            for level, two in ((ITS, False), (TWO, True)):
-                for title, name in AT_PRECISION.items():
+            for title, name in AT_PRECISION.items():
+                first_found = at_precision(other.curves[key], precision, name)
+                for level, two in ((ITS, False), (TWO, True)):
                     found = at_precision(run.curves[key], precision, name, two=two)
-                    pair = (found, at_precision(other.curves[key], precision, name))
-                    columns.setdefault(f"{level}: {title}", {})[case] = pair
+                    columns.setdefault(f"{level}: {title}", {})[case] = (found, first_found)
             mine, theirs = run.curves[key][run.point], other.curves[key][other.point]
             for title, name in OWN.items():
                 values = [score(each) if name == "score" else each[name] for each in (mine, theirs)]

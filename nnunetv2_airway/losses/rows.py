@@ -299,6 +299,8 @@ def asymmetric_similarity(beta: float) -> UnionLoss:
 
 
 DICE = UnionLoss("Dice", alpha=0.5, beta=0.5)
+NNUNET_DICE = replace(DICE, smooth=1e-5)
+"""As nnU-Net smooths it."""
 TANG = UnionLoss("union with p^2", alpha=1.0, beta=1.0, root=2.0)
 """Tang 2022, eq. 2, as printed: without the factor 2, so its minimum is 0.5."""
 TANG_ROOT = UnionLoss("union with p^0.7", alpha=0.2, beta=0.8, root=0.7, epsilon=1e-4)
@@ -313,16 +315,14 @@ GENERALIZED_DICE = GeneralizedDice()
 DICE_AND_WEIGHTED_CROSS_ENTROPY = SumOfLosses(
     "Dice + weighted cross-entropy", (Term(DICE), Term(WEIGHTED_CROSS_ENTROPY))
 )
-DICE_AND_CROSS_ENTROPY = SumOfLosses(
-    "Dice + cross-entropy", (Term(replace(DICE, smooth=1e-5), weighted=False), Term(CROSS_ENTROPY))
-)
+DICE_AND_CROSS_ENTROPY = SumOfLosses("Dice + cross-entropy", (Term(NNUNET_DICE, weighted=False), Term(CROSS_ENTROPY)))
 """nnU-Net's with ``batch_dice``, whatever the plans say of that; weights count in the cross-entropy alone."""
 DICE_CROSS_ENTROPY_AND_THIN_DICE = SumOfLosses(
     "Dice + cross-entropy + Dice of thin airways",
     (
-        Term(replace(DICE, smooth=1e-5), weighted=False),
+        Term(NNUNET_DICE, weighted=False),
         Term(CROSS_ENTROPY, weighted=False),
-        Term(replace(DICE, smooth=1e-5), (1.0, 0.0)),
+        Term(NNUNET_DICE, (1.0, 0.0)),
     ),
 )
 """For ``THIN_AIRWAYS`` as weight, which counts in the last term alone, and that at full resolution alone.
