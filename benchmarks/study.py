@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-trainers", type=Variant.parse, nargs="+", required=True, metavar="TRAINER",
         help="names; NAME@ID trains on another data set, NAME:initial_lr=0.003;phases.1.weights=() with other "
-        "attributes; of a phase, loss and weights are named as in losses.rows, sampling by its shares",
+        "attributes; of a phase, loss and weights are named as in losses.rows and losses.weights, sampling by shares",
     )  # fmt: skip
     parser.add_argument(
         "-val",

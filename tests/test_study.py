@@ -19,7 +19,8 @@ from nnunetv2_airway.evaluation import tuning
 from nnunetv2_airway.evaluation.tuning import FIGURES, SMALL, Tuning
 from nnunetv2_airway.inference.operating_point import OperatingPoint, write_operating_point
 from nnunetv2_airway.io.files import write_json
-from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE
+from nnunetv2_airway.losses.rows import DICE
+from nnunetv2_airway.losses.weights import LOCAL_IMBALANCE
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB
 from nnunetv2_airway.trainers.zheng import nnUNetTrainerWingsGUL
 from nnunetv2_airway.training.schedule import Phase, Sampling

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunetv2_airway.losses import rows
+from nnunetv2_airway.losses import rows, weights
 from nnunetv2_airway.training.schedule import Phase, Sampling
 
 SETTINGS = json.loads(os.environ.get("AIRWAY_STUDY", "{}"))
@@ -103,10 +103,10 @@ def scaled(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
 
 OF_A_PHASE = {
     "loss": lambda name: getattr(rows, name),
-    "weights": lambda names: tuple(getattr(rows, name) for name in names),
+    "weights": lambda names: tuple(getattr(weights, name) for name in names),
     "sampling": lambda shares: shares and Sampling(**shares),
 }
-"""What stands in text for a value that is not a literal: names of ``losses.rows``, shares of a batch."""
+"""What stands in text for no literal: names of ``losses.rows`` and ``losses.weights``, shares of a batch."""
 
 
 def changed(phases: Sequence[Phase], changes: Mapping[str, Any]) -> tuple[Phase, ...]:

@@ -14,7 +14,8 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import nn
 
 from nnunetv2_airway.losses.functional import foreground_logit, most_across_faces
-from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Weight, terms_of
+from nnunetv2_airway.losses.rows import Loss, SumOfLosses, terms_of
+from nnunetv2_airway.losses.weights import Weight
 
 
 class SupervisionLoss(nn.Module):

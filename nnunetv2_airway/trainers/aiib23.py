@@ -6,7 +6,8 @@ predictions are those of the mining. It repeated the worst third of the patches 
 patches hold a hard region, as in Tang 2022, and there are as many epochs as there.
 """
 
-from nnunetv2_airway.losses.rows import AIIB23, BREAKAGE, DICE, LOCAL_IMBALANCE, MISSED_CENTERLINE
+from nnunetv2_airway.losses.rows import AIIB23, DICE
+from nnunetv2_airway.losses.weights import BREAKAGE, LOCAL_IMBALANCE, MISSED_CENTERLINE
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, RANDOM, Phase
 

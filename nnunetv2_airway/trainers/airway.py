@@ -4,14 +4,8 @@ In no paper; the other parts are those of nnU-Net (network, patch and batch size
 the variants, of Tang 2022 (weights, small airways). What each part is worth is in ``documentation/benchmarks.md``.
 """
 
-from nnunetv2_airway.losses.rows import (
-    CENTERLINE_DISTANCE,
-    DICE_AND_CROSS_ENTROPY,
-    DICE_CROSS_ENTROPY_AND_THIN_DICE,
-    LOCAL_IMBALANCE,
-    TANG_ROOT,
-    THIN_AIRWAYS,
-)
+from nnunetv2_airway.losses.rows import DICE_AND_CROSS_ENTROPY, DICE_CROSS_ENTROPY_AND_THIN_DICE, TANG_ROOT
+from nnunetv2_airway.losses.weights import CENTERLINE_DISTANCE, LOCAL_IMBALANCE, THIN_AIRWAYS
 from nnunetv2_airway.trainers.inverse_weighting import as_nnunet
 from nnunetv2_airway.trainers.wings_lib import tang_phases
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer

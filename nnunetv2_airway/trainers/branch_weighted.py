@@ -5,7 +5,8 @@ that a network predicts everything around the airways (on phantoms its precision
 raised to 1, since the trachea would then count more than the rest.
 """
 
-from nnunetv2_airway.losses.rows import DICE, INVERSE_BRANCH
+from nnunetv2_airway.losses.rows import DICE
+from nnunetv2_airway.losses.weights import INVERSE_BRANCH
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, RANDOM, Phase
 

@@ -7,7 +7,8 @@ cross-entropy are nnU-Net's own ``nnUNetTrainerDiceLoss`` and ``nnUNetTrainerCEL
 """
 
 from nnunetv2_airway.losses import rows
-from nnunetv2_airway.losses.rows import Loss, Weight
+from nnunetv2_airway.losses.rows import Loss
+from nnunetv2_airway.losses.weights import INVERSE_COMPONENT, Weight
 from nnunetv2_airway.training.phased_trainer import PhasedTrainer
 from nnunetv2_airway.training.schedule import Phase
 
@@ -26,25 +27,25 @@ class LesionTrainer(PhasedTrainer):
 class nnUNetTrainerInverseWeightedDice(LesionTrainer):
     """Dice, each lesion weighted by the inverse of its size."""
 
-    phases = as_nnunet(rows.DICE, rows.INVERSE_COMPONENT)
+    phases = as_nnunet(rows.DICE, INVERSE_COMPONENT)
 
 
 class nnUNetTrainerInverseWeightedBCE(LesionTrainer):
     """Cross-entropy, each lesion weighted by the inverse of its size."""
 
-    phases = as_nnunet(rows.CROSS_ENTROPY, rows.INVERSE_COMPONENT)
+    phases = as_nnunet(rows.CROSS_ENTROPY, INVERSE_COMPONENT)
 
 
 class nnUNetTrainerInverseWeightedFocal(LesionTrainer):
     """Focal loss, each lesion weighted by the inverse of its size."""
 
-    phases = as_nnunet(rows.FOCAL, rows.INVERSE_COMPONENT)
+    phases = as_nnunet(rows.FOCAL, INVERSE_COMPONENT)
 
 
 class nnUNetTrainerInverseWeightedAsymmetricSimilarity(LesionTrainer):
     """Asymmetric similarity loss, each lesion weighted by the inverse of its size."""
 
-    phases = as_nnunet(rows.ASYMMETRIC_SIMILARITY, rows.INVERSE_COMPONENT)
+    phases = as_nnunet(rows.ASYMMETRIC_SIMILARITY, INVERSE_COMPONENT)
 
 
 class nnUNetTrainerWeightedCE(LesionTrainer):

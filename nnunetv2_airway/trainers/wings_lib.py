@@ -1,6 +1,7 @@
 """The recipe of the team that won the ATM'22 airway challenge (Tang 2022): three phases, two weights, hard regions."""
 
-from nnunetv2_airway.losses.rows import CENTERLINE_DISTANCE, DICE, LOCAL_IMBALANCE, TANG, TANG_ROOT, Loss
+from nnunetv2_airway.losses.rows import DICE, TANG, TANG_ROOT, Loss
+from nnunetv2_airway.losses.weights import CENTERLINE_DISTANCE, LOCAL_IMBALANCE
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.training.networks import PLANNED
 from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, RANDOM, Phase, Sampling

@@ -9,7 +9,8 @@ one in eight out of the final patch.
 
 from collections.abc import Callable
 
-from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, DistanceDecay, Loss, UnionLoss, Weight
+from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, Loss, UnionLoss
+from nnunetv2_airway.losses.weights import DistanceDecay, Weight
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 from nnunetv2_airway.training.networks import PLANNED, WINGSNET
 from nnunetv2_airway.training.schedule import HARD_RANDOM, Phase

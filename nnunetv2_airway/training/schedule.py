@@ -9,7 +9,8 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from nnunetv2_airway.losses.rows import Loss, SumOfLosses, Weight, terms_of
+from nnunetv2_airway.losses.rows import Loss, SumOfLosses, terms_of
+from nnunetv2_airway.losses.weights import Weight
 from nnunetv2_airway.training.maps.kinds import LINE, MINED
 
 
@@ -104,7 +105,7 @@ class Phase:
             raise ValueError(f"a loss of nnunetv2_airway.losses.rows is needed, such as DICE; got {self.loss!r}")
         if not isinstance(self.weights, tuple) or not all(hasattr(row, "weigh") for row in self.weights):
             raise ValueError(
-                f"a tuple of weights of nnunetv2_airway.losses.rows is needed, such as (LOCAL_IMBALANCE,) with its "
+                f"a tuple of weights of nnunetv2_airway.losses.weights is needed, such as (LOCAL_IMBALANCE,) with its "
                 f"comma; got {self.weights!r}"
             )
         if self.epochs < 1:

@@ -5,9 +5,17 @@ from dataclasses import fields
 import pytest
 import torch
 
-from nnunetv2_airway.losses import rows
+from nnunetv2_airway.losses import rows, weights
 from nnunetv2_airway.losses.functional import inverse_component_weight, union_loss
 from nnunetv2_airway.losses.supervision import SupervisionLoss
+from nnunetv2_airway.losses.weights import (
+    BREAKAGE,
+    INVERSE_BRANCH,
+    INVERSE_COMPONENT,
+    LOCAL_IMBALANCE,
+    MISSED_CENTERLINE,
+    DistanceDecay,
+)
 from nnunetv2_airway.trainers.zheng import general_union, prior_tversky, root_tversky, tversky
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -17,8 +25,8 @@ G = (torch.rand(SHAPE, generator=RANDOM) > 0.6).long()
 W = torch.rand(SHAPE, generator=RANDOM, dtype=torch.double) + 0.1
 LOSSES = {name: row for name, row in vars(rows).items() if name.isupper() and hasattr(row, "value")}
 LOSSES |= {family.__name__: family(0.1)[0] for family in (general_union, root_tversky, prior_tversky, tversky)}
-WEIGHTS = {name: row for name, row in vars(rows).items() if name.isupper() and hasattr(row, "weigh")}
-WEIGHTS["DISTANCE_DECAY"] = rows.DistanceDecay(0.1)
+WEIGHTS = {name: row for name, row in vars(weights).items() if name.isupper() and hasattr(row, "weigh")}
+WEIGHTS["DISTANCE_DECAY"] = DistanceDecay(0.1)
 MAPS = {
     "centerline": torch.randint(0, 256, SHAPE, generator=RANDOM).to(torch.uint8),
     "components": torch.randint(1, 4, SHAPE, generator=RANDOM),
@@ -85,7 +93,7 @@ def test_asymmetric_similarity_is_one_minus_f_beta(beta):
 
 def test_distance_decay_weighs_the_centerline_most():
     closeness = torch.tensor([255, 191, 0, 0]).to(torch.uint8).view(1, 1, 1, 1, 4)
-    found = rows.DistanceDecay(0.1).weigh(
+    found = DistanceDecay(0.1).weigh(
         torch.tensor([1, 1, 1, 0]).view(1, 1, 1, 1, 4), {"centerline": closeness}, sample=True
     )
     assert found.flatten().tolist() == pytest.approx([1, 1 - (64 / 255) ** 0.5, 0, 1], abs=1e-6)
@@ -105,19 +113,19 @@ def test_ignored_voxels_count_nowhere_at_any_resolution(name, region):
         ignored[:, :, half:] = True
         targets.append(torch.cat((label.bool() & ~ignored, ignored), 1) if region else torch.where(ignored, 2, label))
         parts.append(label[:, :, :half].bool() if region else label[:, :, :half])
-    for weights in ((), (rows.INVERSE_COMPONENT,)):
+    for chosen in ((), (INVERSE_COMPONENT,)):
         options = dict(
             foreground_label=None if region else 1, ddp=False, maps=("components",), output_weights=[0.6, 0.4]
         )
-        whole = SupervisionLoss(LOSSES[name], weights, ignore_label=2, **options)
-        alone = SupervisionLoss(LOSSES[name], weights, ignore_label=None, **options)
+        whole = SupervisionLoss(LOSSES[name], chosen, ignore_label=2, **options)
+        alone = SupervisionLoss(LOSSES[name], chosen, ignore_label=None, **options)
         expected = alone([z[:, :, : z.shape[2] // 2] for z in outputs], [*parts, numbers[:, :, :2]])
         assert whole(outputs, [*targets, numbers]).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def criterion(row, *weights, **options) -> SupervisionLoss:
+def criterion(row, *chosen, **options) -> SupervisionLoss:
     options = {"ignore_label": None, "maps": tuple(MAPS), **options}
-    return SupervisionLoss(row, weights, foreground_label=1, ddp=False, **options).eval()
+    return SupervisionLoss(row, chosen, foreground_label=1, ddp=False, **options).eval()
 
 
 @pytest.mark.parametrize("parts", [(rows.DICE, rows.FOCAL), rows.Term(rows.DICE), (), [rows.Term(rows.DICE)]])
@@ -127,7 +135,7 @@ def test_a_sum_of_what_are_no_terms_is_refused(parts):
 
 
 def test_a_sum_of_losses():
-    weight = rows.LOCAL_IMBALANCE
+    weight = LOCAL_IMBALANCE
     found = criterion(rows.DICE_AND_WEIGHTED_CROSS_ENTROPY, weight)(Z, [G, *MAPS.values()])
     parts = (criterion(row, weight)(Z, [G, *MAPS.values()]) for row in (rows.DICE, rows.WEIGHTED_CROSS_ENTROPY))
     assert found.item() == pytest.approx(sum(parts).item())
@@ -135,9 +143,9 @@ def test_a_sum_of_losses():
 
 def test_the_loss_of_aiib23_s_winner_as_printed():
     decoder, encoder = Z, -0.5 * Z
-    row, weights = rows.AIIB23, (rows.LOCAL_IMBALANCE, rows.MISSED_CENTERLINE, rows.BREAKAGE)
-    found = criterion(row, *weights)([decoder, encoder], [G, *MAPS.values()])
-    w = rows.LOCAL_IMBALANCE.weigh(G, {}, sample=False).double()
+    row, chosen = rows.AIIB23, (LOCAL_IMBALANCE, MISSED_CENTERLINE, BREAKAGE)
+    found = criterion(row, *chosen)([decoder, encoder], [G, *MAPS.values()])
+    w = LOCAL_IMBALANCE.weigh(G, {}, sample=False).double()
     w = w + 0.5 * (MAPS["missed"] / 255).double() ** 2 * (G > 0) + (MAPS["breakage"] / 255).double()
     s, g = (MAPS["line"] * G).double(), G.double()
 
@@ -152,17 +160,17 @@ def test_the_loss_of_aiib23_s_winner_as_printed():
     expected = union(p) + 0.5 * union(q) + 0.5 * (dice(p) + dice(q)) + 2 * missed_line
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     z = Z.clone().requires_grad_()
-    loss = criterion(row, *weights)
+    loss = criterion(row, *chosen)
     assert torch.autograd.gradcheck(lambda z: loss([z, -z], [G, *MAPS.values()]), z, atol=1e-8, rtol=1e-6)
 
 
 def test_a_sum_of_losses_leaves_out_ignored_voxels_and_takes_lower_resolutions():
-    row, weights = rows.AIIB23, (rows.MISSED_CENTERLINE, rows.BREAKAGE)
+    row, chosen = rows.AIIB23, (MISSED_CENTERLINE, BREAKAGE)
     ignored = G.clone()
     ignored[:, :, 1:] = 2
-    found = criterion(row, *weights, ignore_label=2)(Z, [ignored, *MAPS.values()])
+    found = criterion(row, *chosen, ignore_label=2)(Z, [ignored, *MAPS.values()])
     first = [G[:, :, :1], *(values[:, :, :1] for values in MAPS.values())]
-    assert found.item() == pytest.approx(criterion(row, *weights)(Z[:, :, :1], first).item(), rel=1e-6)
+    assert found.item() == pytest.approx(criterion(row, *chosen)(Z[:, :, :1], first).item(), rel=1e-6)
     line = rows.SumOfLosses("line", (rows.Term(rows.DICE, map_name="line"),))
     labels, half = [G, G[..., ::2]], Z[..., ::2]
     lower = criterion(line, output_weights=[0.0, 1.0])([Z, half], [*labels, *MAPS.values()])
@@ -172,7 +180,7 @@ def test_a_sum_of_losses_leaves_out_ignored_voxels_and_takes_lower_resolutions()
 
 def test_the_label_decides_where_numbers_count():
     # numbers go on around the foreground, and are -1 on ignored voxels
-    row, numbers = rows.INVERSE_COMPONENT, MAPS["components"].clone()
+    row, numbers = INVERSE_COMPONENT, MAPS["components"].clone()
     numbers[0, 0, 0] = -1
     target = (G > 0) & (numbers >= 0)
     found = row.weigh(target, {"components": numbers}, sample=True)
@@ -188,7 +196,7 @@ def test_every_branch_counts_alike():
         numbers.view(-1)[start : start + size] = number
     target = numbers > 0
     around = torch.where(target, numbers, 5)
-    weight = rows.INVERSE_BRANCH.weigh(target, {"branches": around}, sample=True)
+    weight = INVERSE_BRANCH.weigh(target, {"branches": around}, sample=True)
     # 348 voxels of airway over three branches
     assert [weight[numbers == number].sum().item() for number in sizes] == pytest.approx([116] * 3)
     assert (weight[~target] == 1).all()

@@ -12,21 +12,18 @@ from scipy import ndimage
 
 from nnunetv2_airway.losses.functional import local_imbalance_weight, union_loss
 from nnunetv2_airway.losses.rows import (
-    CENTERLINE_DISTANCE,
     DICE,
     DICE_AND_CROSS_ENTROPY,
     DICE_CROSS_ENTROPY_AND_THIN_DICE,
     FOCAL,
     GENERALIZED_DICE,
-    INVERSE_COMPONENT,
-    LOCAL_IMBALANCE,
     SKELETON_RECALL,
     TANG,
     TANG_ROOT,
-    THIN_AIRWAYS,
     WEIGHTED_CROSS_ENTROPY,
 )
 from nnunetv2_airway.losses.supervision import SupervisionLoss
+from nnunetv2_airway.losses.weights import CENTERLINE_DISTANCE, INVERSE_COMPONENT, LOCAL_IMBALANCE, THIN_AIRWAYS
 
 RANDOM = torch.Generator().manual_seed(0)
 Z = [torch.randn(2, 1, 3, 4, 5, generator=RANDOM) for _ in range(2)]

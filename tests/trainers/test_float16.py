@@ -14,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
 from nnunetv2_airway.losses import rows
 from nnunetv2_airway.losses.supervision import SupervisionLoss
+from nnunetv2_airway.losses.weights import CENTERLINE_DISTANCE, INVERSE_COMPONENT, LOCAL_IMBALANCE
 
 STEPS = 50
 """Shared out over the phases."""
@@ -113,7 +114,7 @@ def test_no_feature_or_logit_overflows(size, change, make, float16):
 
 
 LOSSES = {name: row for name, row in vars(rows).items() if name.isupper() and hasattr(row, "sums")}
-WEIGHTS = (rows.LOCAL_IMBALANCE, rows.CENTERLINE_DISTANCE, rows.INVERSE_COMPONENT)
+WEIGHTS = (LOCAL_IMBALANCE, CENTERLINE_DISTANCE, INVERSE_COMPONENT)
 
 
 @pytest.mark.parametrize("name", LOSSES)

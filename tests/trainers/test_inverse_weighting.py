@@ -6,7 +6,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy import ndimage
 
 from nnunetv2_airway.losses.functional import inverse_component_weight
-from nnunetv2_airway.losses.rows import InverseWeight
+from nnunetv2_airway.losses.weights import InverseWeight
 from nnunetv2_airway.nnunet_ext import airway_trainers
 from nnunetv2_airway.trainers.inverse_weighting import (
     LesionTrainer,

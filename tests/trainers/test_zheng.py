@@ -3,7 +3,8 @@ import torch
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, DistanceDecay, UnionLoss
+from nnunetv2_airway.losses.rows import DICE, DICE_AND_WEIGHTED_CROSS_ENTROPY, UnionLoss
+from nnunetv2_airway.losses.weights import DistanceDecay
 from nnunetv2_airway.trainers.zheng import (
     dice,
     dice_and_weighted_cross_entropy,

@@ -10,7 +10,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
-from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE, TANG
+from nnunetv2_airway.losses.rows import DICE, TANG
+from nnunetv2_airway.losses.weights import LOCAL_IMBALANCE
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB_demo
 from nnunetv2_airway.training import airway_trainer

@@ -18,7 +18,8 @@ from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE, Airwa
 from nnunetv2_airway.architectures.convolution import use_conv3d
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.hounsfield import HounsfieldInput
-from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE, TANG
+from nnunetv2_airway.losses.rows import DICE, TANG
+from nnunetv2_airway.losses.weights import LOCAL_IMBALANCE
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerWingsLIB
 from nnunetv2_airway.training.micro_batch import MicroBatches
 from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, Phase

@@ -4,7 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE, TANG
+from nnunetv2_airway.losses.rows import DICE, TANG
+from nnunetv2_airway.losses.weights import LOCAL_IMBALANCE
 from nnunetv2_airway.training.monitoring import (
     LEAKAGE,
     LENGTH,

@@ -5,7 +5,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_airway.architectures.wingsnet import PARTITIONS
 from nnunetv2_airway.losses.functional import local_imbalance_weight, union_loss
-from nnunetv2_airway.losses.rows import DICE, LOCAL_IMBALANCE, TANG
+from nnunetv2_airway.losses.rows import DICE, TANG
+from nnunetv2_airway.losses.weights import LOCAL_IMBALANCE
 from nnunetv2_airway.trainers.branch_weighted import nnUNetTrainerWingsBranchWeighted
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.trainers.wings_lib import nnUNetTrainerLIB, nnUNetTrainerWingsLIB

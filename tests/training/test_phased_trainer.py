@@ -12,16 +12,8 @@ import torch
 from fixtures.trainers import ONE_CONVOLUTION
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_airway.losses.rows import (
-    AIIB23,
-    BREAKAGE,
-    CENTERLINE_DISTANCE,
-    DICE,
-    LOCAL_IMBALANCE,
-    MISSED_CENTERLINE,
-    TANG,
-    TANG_ROOT,
-)
+from nnunetv2_airway.losses.rows import AIIB23, DICE, TANG, TANG_ROOT
+from nnunetv2_airway.losses.weights import BREAKAGE, CENTERLINE_DISTANCE, LOCAL_IMBALANCE, MISSED_CENTERLINE
 from nnunetv2_airway.trainers.wings import nnUNetTrainerWings
 from nnunetv2_airway.trainers.wings_lib import (
     nnUNetTrainerWingsLIB,

@@ -4,16 +4,8 @@ from collections import Counter
 
 import pytest
 
-from nnunetv2_airway.losses.rows import (
-    AIIB23,
-    BREAKAGE,
-    CENTERLINE_DISTANCE,
-    DICE,
-    FOCAL,
-    INVERSE_COMPONENT,
-    LOCAL_IMBALANCE,
-    TANG,
-)
+from nnunetv2_airway.losses.rows import AIIB23, DICE, FOCAL, TANG
+from nnunetv2_airway.losses.weights import BREAKAGE, CENTERLINE_DISTANCE, INVERSE_COMPONENT, LOCAL_IMBALANCE
 from nnunetv2_airway.training.schedule import (
     HARD_RANDOM,
     HARD_SMALL_RANDOM,

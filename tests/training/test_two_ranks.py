@@ -13,7 +13,8 @@ from fixtures.trainers import ONE_CONVOLUTION
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_airway.architectures.airway_network import FLOAT32_VARIABLE
-from nnunetv2_airway.losses.rows import AIIB23, BREAKAGE, DICE, LOCAL_IMBALANCE, MISSED_CENTERLINE
+from nnunetv2_airway.losses.rows import AIIB23, DICE
+from nnunetv2_airway.losses.weights import BREAKAGE, LOCAL_IMBALANCE, MISSED_CENTERLINE
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
 from nnunetv2_airway.training.ranks import barrier
 from nnunetv2_airway.training.schedule import HARD_SMALL_RANDOM, Phase
