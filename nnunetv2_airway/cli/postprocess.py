@@ -58,7 +58,7 @@ def _postprocess(args: argparse.Namespace) -> None:
             print(f"{outcome.name}: WARNING: the prediction is empty; it was passed through")
         else:
             print(
-                f"{outcome.name}: tree of {outcome.volume:.1f} ml; removed {outcome.removed} voxels in smaller pieces, "
+                f"{outcome.name}: tree of {outcome.volume:.1f} ml; removed {outcome.removed} voxels in other pieces, "
                 f"filled {outcome.filled}"
             )
             if outcome.removed > outcome.kept:

@@ -29,7 +29,7 @@ from nnunetv2_airway.tree.branches import measure_branches
 from nnunetv2_airway.tree.components import largest_component
 from nnunetv2_airway.tree.parse import AirwayTree
 
-FORMAT = f"1 {tree_store.FORMAT}"
+FORMAT = f"2 {tree_store.FORMAT}"
 """Another one has every case tuned again."""
 LOGITS = (-5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 7, 8.5, 10)
 SEED = 2.0
@@ -251,7 +251,7 @@ def figures_of_case(
         against = Reference.of(tree, spacing)
         for point in wanted:
             found = point.mask(probability, spacing)
-            figures[point] = against.figures(largest_component(found, connectivity=26))
+            figures[point] = against.figures(largest_component(found, connectivity=26, spacing=spacing))
         rows = [{"point": asdict(point), "figures": values} for point, values in figures.items()]
         write_record(record_file, without_nan({"made_from": made_from, "points": rows}))
     return {point: figures[point] for point in points}

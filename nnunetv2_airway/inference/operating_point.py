@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import dijkstra
 
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import digest_of, main_line, write_json
-from nnunetv2_airway.tree.components import bounding_box, connected_components, largest_piece
+from nnunetv2_airway.tree.components import bounding_box, connected_components, largest_of, largest_piece
 
 FILE = "operating_point.json"
 """In a model's folder."""
@@ -71,7 +71,7 @@ class OperatingPoint:
         """
         mask = probability > self.threshold
         if self.thin is not None:
-            mask = with_thin(mask, probability > self.thin)
+            mask = with_thin(mask, probability > self.thin, spacing)
         if self.seed is not None:
             mask = with_seeds(mask, probability > self.seed)
         return mask if self.bridge is None else reconnect(mask, probability, spacing, least=self.bridge)
@@ -96,12 +96,13 @@ MOST = 1_000_000
 """Voxels among which paths are looked for: a noisy prediction would take minutes."""
 
 
-def with_thin(mask: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def with_thin(mask: np.ndarray, candidates: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Add thin airways to a mask: candidates further than ``APART`` voxels from its thick parts.
 
     Args:
         mask: (Z, Y, X) bool.
         candidates: same shape, and True where the mask is.
+        spacing: (z, y, x) in mm.
 
     Returns:
         The mask, and of what is added that which hangs on its largest piece.
@@ -113,7 +114,7 @@ def with_thin(mask: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     near = ndimage.maximum_filter(thick, THICK + 2 * APART, mode="constant")
     more = mask.copy()
     more[box] |= candidates[box] & ~near
-    return mask | with_seeds(more, largest_piece(mask, connectivity=26))
+    return mask | with_seeds(more, largest_piece(mask, connectivity=26, spacing=spacing))
 
 
 def with_seeds(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -152,7 +153,7 @@ def reconnect(mask: np.ndarray, probability: np.ndarray, spacing: Sequence[float
         least = np.partition(candidates, -MOST)[-MOST]
     reachable = connected_components(inside | (p > least), connectivity=26)
     pieces = connected_components(inside, connectivity=26)
-    largest = int(np.bincount(pieces[inside]).argmax())
+    largest = largest_of(pieces, spacing)
     voxels = np.argwhere(reachable == reachable[pieces == largest][0])
     gap = ~inside[tuple(voxels.T)]
     numbers = np.unique(pieces[tuple(voxels[~gap].T)])

@@ -1,6 +1,7 @@
 """What Tang 2022 (section 2.1) does to a prediction: largest connected component, holes filled; or a tuned choice."""
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from nnunetv2_airway.io.parallel import results_and_failures
 from nnunetv2_airway.tree.components import largest_component
 
 
-def keep_airway_tree(segmentation: np.ndarray) -> np.ndarray:
+def keep_airway_tree(segmentation: np.ndarray, spacing: Sequence[float] | None = None) -> np.ndarray:
     """Keep the largest connected component and fill its holes.
 
     Args:
         segmentation: (Z, Y, X), 0 is background, one other value is the airway.
+        spacing: (z, y, x) in mm; with it a piece that reaches far goes before a compact one, see
+            ``tree.components.largest_of``.
 
     Returns:
         Array of the same shape, dtype and airway value. Components are 26-connected, so that thin oblique airways hold
@@ -38,7 +41,7 @@ def keep_airway_tree(segmentation: np.ndarray) -> np.ndarray:
         raise UserError(f"one foreground value is needed, got {values.tolist()}: post-process binary airway masks")
     result = np.zeros_like(segmentation)
     if len(values):
-        result[largest_component(segmentation, connectivity=26)] = values[0]
+        result[largest_component(segmentation, connectivity=26, spacing=spacing)] = values[0]
     return result
 
 
@@ -97,7 +100,7 @@ def _postprocess_file(file: Path, target: Path, point: OperatingPoint | None) ->
         values = foreground_values(sitk.GetArrayViewFromImage(image))
         found = point.mask(probability, image.GetSpacing()[::-1])
         before = found.astype(np.uint8) * np.uint8(values[0] if len(values) else 1)
-    after = keep_airway_tree(before)
+    after = keep_airway_tree(before, image.GetSpacing()[::-1])
     write_image(Grid.of(image).image(after), target / one_file_name(file))
     was, is_now = before != 0, after != 0
     volume = float(np.count_nonzero(is_now) * np.prod(image.GetSpacing()) / 1000)

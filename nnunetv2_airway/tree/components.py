@@ -1,7 +1,10 @@
 """Box, connected components and neighbours of a mask."""
 
+from collections.abc import Sequence
+
 import cc3d
 import numpy as np
+from scipy import ndimage
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
@@ -33,12 +36,13 @@ def connected_components(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
     return numbers[1:-1, 1:-1, 1:-1] if rim else numbers
 
 
-def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
+def largest_component(mask: np.ndarray, *, connectivity: int, spacing: Sequence[float] | None = None) -> np.ndarray:
     """Keep the largest connected component of a mask and fill its holes.
 
     Args:
         mask: (Z, Y, X), foreground where not 0.
         connectivity: 6 (voxels that share a face hold together) or 26 (a face, an edge or a corner).
+        spacing: see ``largest_of``.
 
     Returns:
         (Z, Y, X) bool; a hole is background that no face-connected path leads out of. All False for an empty mask.
@@ -51,21 +55,37 @@ def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
     box = bounding_box(mask)
     if box is None:
         return kept
-    largest = largest_piece(mask[box], connectivity=connectivity)
+    largest = largest_piece(mask[box], connectivity=connectivity, spacing=spacing)
     # background that is not connected with a rim around the box is a hole
     background = connected_components(~np.pad(largest, 1), connectivity=6)
     kept[box] = (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]
     return kept
 
 
-def largest_piece(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
-    """Keep the largest connected component of a mask (Z, Y, X) bool, with the holes that it has."""
+def largest_piece(mask: np.ndarray, *, connectivity: int, spacing: Sequence[float] | None = None) -> np.ndarray:
+    """Keep the largest connected component of a mask (Z, Y, X) bool, with the holes that it has; see ``largest_of``."""
     kept = np.zeros_like(mask)
     box = bounding_box(mask)
     if box is not None:
         components = connected_components(mask[box], connectivity=connectivity)
-        kept[box] = components == np.bincount(components[mask[box]]).argmax()
+        kept[box] = components == largest_of(components, spacing)
     return kept
+
+
+def largest_of(components: np.ndarray, spacing: Sequence[float] | None = None) -> int:
+    """Tell which of the components that are numbered from 1 on is the largest.
+
+    Args:
+        components: (Z, Y, X), their numbers, 0 outside.
+        spacing: (z, y, x) in mm; with it the largest is that of the greatest volume times squared diagonal of its box:
+            an airway tree reaches from the neck to the base of the lungs, while gas in stomach or bowel, and lung that
+            a network takes for airway, may have more voxels, but do not reach as far. Without it voxels are counted.
+    """
+    size = np.bincount(components[components > 0]).astype(float)
+    if spacing is not None:
+        boxes = [[axis.stop - axis.start for axis in box] for box in ndimage.find_objects(components)]
+        size[1:] *= np.square(np.multiply(boxes, spacing)).sum(1)
+    return int(size.argmax())
 
 
 def count_components(mask: np.ndarray) -> int:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunetv2_airway.tree.components import count_components, largest_component, with_neighbours
+from nnunetv2_airway.tree.components import count_components, largest_component, largest_of, with_neighbours
 
 
 @pytest.mark.parametrize("connectivity", [6, 26])
@@ -38,3 +38,28 @@ def test_neighbours_are_those_of_faces_edges_and_corners_also_at_the_edge_of_the
 def test_nothing_stays_nothing():
     empty = np.zeros((3, 4, 5))
     assert not largest_component(empty, connectivity=26).any() and count_components(empty) == 0
+
+
+def test_in_mm_a_piece_that_reaches_far_goes_before_a_compact_one():
+    mask = np.zeros((30, 14, 16), bool)
+    mask[1:7, 1:7, 1:7] = True  # 216 voxels
+    mask[2:26, 9:12, 11:13] = True  # 144 voxels
+    compact, far = mask.copy(), mask.copy()
+    compact[:, 8:], far[:, :8] = False, False
+    assert np.array_equal(largest_component(mask, connectivity=26), compact)
+    # 216 voxels x (12^2 + 3.6^2 + 3.6^2) mm^2, and 144 x (48^2 + 1.8^2 + 1.2^2)
+    assert np.array_equal(largest_component(mask, connectivity=26, spacing=(2.0, 0.6, 0.6)), far)
+    # thin planes turn it round: 216 x (0.6^2 + 24^2 + 24^2), and 144 x (2.4^2 + 12^2 + 8^2)
+    assert np.array_equal(largest_component(mask, connectivity=26, spacing=(0.1, 4.0, 4.0)), compact)
+
+
+def test_the_largest_in_mm_of_noise():
+    spacing = np.array((2.5, 0.7, 0.8))
+    for seed in range(5):
+        mask = np.random.default_rng(seed).random((13, 17, 11)) < 0.12
+        numbers, count = ndimage.label(mask, np.ones((3, 3, 3)))
+        sizes = []
+        for number in range(1, count + 1):
+            voxels = np.argwhere(numbers == number)
+            sizes.append(len(voxels) * np.linalg.norm((np.ptp(voxels, axis=0) + 1) * spacing) ** 2)
+        assert largest_of(numbers, spacing) == 1 + np.argmax(sizes)
