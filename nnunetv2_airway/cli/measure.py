@@ -7,8 +7,6 @@ from pathlib import Path
 from nnunetv2_airway.cli.common import add_part_options, positive, read_part, run
 from nnunetv2_airway.io.errors import UserError, some
 
-LEFT_OUT = 1.0
-"""Percent of a mask outside its largest piece from which on a line says so."""
 DARK = -700.0
 """HU: the lumen is darker on average."""
 
@@ -87,6 +85,8 @@ def print_trees(cases: Mapping[str, dict], output: Path) -> None:
         cases: the record of each, see ``measurement.case.measure_file``.
         output: folder of the measurement.
     """
+    from nnunetv2_airway.measurement.measure import warnings_of  # late, so that -h answers at once
+
     if not cases:
         return
     width = max(len("case"), *map(len, cases))
@@ -99,14 +99,8 @@ def print_trees(cases: Mapping[str, dict], output: Path) -> None:
         )
     print()
     for case, record in cases.items():
-        outside = record["summary"]["outside_largest_piece_percent"]
-        if outside > LEFT_OUT:
-            print(f"{case}: WARNING: {outside:.1f} % of the mask lie outside its largest piece and are not measured")
-        if doubts := record["summary"]["doubts"]:
-            print(
-                f"{case}: WARNING: {'; '.join(doubts)}: generations may be counted wrongly, look at "
-                f"{output / 'cases' / case}.png"
-            )
+        for warning in warnings_of(record["summary"]):
+            print(f"{case}: WARNING: {warning}, look at {output / 'cases' / case}.png")
         if record["lumen_hu"] is not None and record["lumen_hu"] > DARK:
             print(
                 f"{case}: WARNING: the lumen has {record['lumen_hu']:.0f} HU on average, air has -1000: is the mask "

@@ -10,6 +10,11 @@ from nnunetv2_airway.io.errors import UserError, some
 from nnunetv2_airway.io.files import digest_of
 from nnunetv2_airway.io.images import list_images
 
+VALIDATED = "validation/summary.json"
+"""What nnU-Net leaves in a fold when its validation has come to its end."""
+FALL = 5.0
+"""Points of precision below that at p > 0.5 from which on a line says so."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Define the command's arguments."""
@@ -86,6 +91,9 @@ def _tune(args: argparse.Namespace) -> None:
     for point in dict.fromkeys((DEFAULT, tuning.chosen)):
         figures = tuning.means(point)
         print(f"{point!s:46}" + "".join(f"{figures[name]:18.1f}" for name in FIGURES.values()))
+    before, now = (tuning.means(point)["precision"] for point in (DEFAULT, tuning.chosen))
+    if args.precision is None and now < before - FALL:
+        print(f"Precision falls by {before - now:.0f} points: --precision {before:.0f} takes what keeps it")
     print(f"\nChosen by the {tuning.criterion} over {len(tuning.cases)} cases: {tuning.chosen}")
     for case, error in sorted(tuning.failed.items()):
         print(f"{case}: FAILED: {error}")
@@ -114,15 +122,18 @@ def _files(args: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
 
 
 def _validations(model: Path, folds: tuple[str, ...]) -> list[Path]:
-    found = sorted(folder for folder in model.glob("fold_*/validation") if folder.parent.name != "fold_all")
+    if not model.is_dir():
+        raise UserError(f"there is no model {model}")
+    found = sorted(file.parent for file in model.glob(f"fold_*/{VALIDATED}") if "fold_all" not in file.parts)
     if "all" in folds:
         raise UserError("a model of fold all was trained on all cases: predict others, and give them with -i and -ref")
     if folds:
-        found = [model / f"fold_{fold}" / "validation" for fold in folds]
-    if not found:
+        found = [folder for folder in found if folder.parent.name.removeprefix("fold_") in folds]
+    if len(found) < len(set(folds) or (1,)):
         raise UserError(
-            f"{model} has no validated fold: validate with nnUNetv2_train ... FOLD --val --npz. A model of fold all "
-            f"has no cases of its own; give predictions of other cases with -i and -ref"
+            f"{model} has no validated fold{' ' if folds else ''}{', '.join(folds)}: validate each to its end with "
+            f"nnUNetv2_train ... FOLD --val --npz. A model of fold all has no cases of its own; give predictions of "
+            f"other cases with -i and -ref"
         )
     return found
 

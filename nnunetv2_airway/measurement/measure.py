@@ -1,6 +1,6 @@
 """An airway mask measured: its tree, the figures of each branch, and those of the whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ LONGEST_TRACHEA = 140.0
 """In mm, up to the larynx."""
 AS_WIDE = 0.97
 """Diameter of a branch, in units of its parents', from which on it may be a part of one of these."""
+LEFT_OUT = 1.0
+"""Percent of a mask outside what is measured from which on a line says so."""
 RIM = 2
 """Voxels around the airways of the part that is measured."""
 
@@ -134,6 +136,19 @@ def measure_image(image: sitk.Image) -> Measured:
         "doubts": _doubts(branches),
     }
     return Measured(grid, tree, branches)
+
+
+def warnings_of(summary: Mapping) -> list[str]:
+    """Say in sentences what a person should know of a measured mask, by its ``Branches.summary``."""
+    found, outside = [], summary["outside_largest_piece_percent"]
+    if outside and outside > LEFT_OUT:
+        found.append(
+            f"{outside:.1f} % of the mask lie outside its largest piece and are not measured; voxels hold together by "
+            f"their faces"
+        )
+    if summary["doubts"]:
+        found.append(f"{'; '.join(summary['doubts'])}: generations may be counted wrongly")
+    return found
 
 
 def upright_tree(image: sitk.Image) -> tuple[AirwayTree, Grid]:

@@ -138,6 +138,7 @@ def test_the_command(cases, run_main, without_pictures):
     line = ["-i", cases / "predictions", "-ref", cases / "references", "-o", cases / "out"]
     code, said = run_main(command.main, *line)
     assert code == 0 and "p > 0.5 " in said and "Chosen by the mean of length, branches, Dice and precision" in said
+    assert "Precision falls" not in said
     (cases / "predictions" / "b.npz").unlink()
     code, said = run_main(command.main, *line)
     assert code == 1 and "b: FAILED: there is no" in said and "--save_probabilities" in said
@@ -161,12 +162,35 @@ def test_what_the_command_needs(line, words, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_a_choice_that_costs_precision_says_so(cases, run_main, monkeypatch, without_pictures):
+    monkeypatch.setattr(tuning, "THIN", -0.1)  # a lower threshold for thin airways alone would keep the precision
+    for case in "ab":
+        file = cases / "predictions" / f"{case}.npz"
+        p = np.load(file)["probabilities"][1]
+        p[:, 1:] = np.maximum(p[:, 1:], 0.2 * (p[:, :-1] > 0.5))  # a wall that is as probable as the right branch
+        np.savez_compressed(file, probabilities=np.stack([1 - p, p]))
+    line = ["-i", cases / "predictions", "-ref", cases / "references", "-o", cases / "out"]
+    code, said = run_main(command.main, *line)
+    before, now = (float(words.split()[-2]) for words in said.splitlines() if words.startswith("p > "))
+    assert code == 0 and now < before - 5
+    assert f"Precision falls by {before - now:.0f} points: --precision {before:.0f} takes what keeps it" in said
+
+
 def test_a_model_without_validated_folds(tmp_path, run_main):
-    (tmp_path / "fold_all" / "validation").mkdir(parents=True)
+    def validated(fold):
+        (tmp_path / f"fold_{fold}" / "validation").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"fold_{fold}" / "validation" / "summary.json").write_text("{}")
+
+    validated("all")
+    (tmp_path / "fold_0" / "validation").mkdir(parents=True)  # interrupted
     code, said = run_main(command.main, "-m", tmp_path)
-    assert code == 1 and "has no validated fold" in said
+    assert code == 1 and "has no validated fold:" in said and "--val --npz" in said
+    code, said = run_main(command.main, "-m", tmp_path / "typo")
+    assert code == 1 and f"there is no model {tmp_path / 'typo'}" in said
     code, said = run_main(command.main, "-m", tmp_path, "-f", "all")
     assert code == 1 and "was trained on all cases" in said
-    (tmp_path / "fold_0" / "validation").mkdir(parents=True)
+    validated(0)
+    code, said = run_main(command.main, "-m", tmp_path, "-f", "0", "1")
+    assert code == 1 and "has no validated fold 0, 1" in said
     code, said = run_main(command.main, "-m", tmp_path)
     assert code == 1 and "plans.json" in said

@@ -13,6 +13,7 @@ from plyfile import PlyData
 
 from nnunetv2_airway.cli import measure as command
 from nnunetv2_airway.measurement import case as case_module
+from nnunetv2_airway.report.page.measured import make_measured_page
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -165,6 +166,18 @@ def test_a_ct_of_another_mask_is_named(masks, run, quick, fork, write_mask):
     (cts / "whole_0000.nii.gz").unlink()
     assert "has no CT of whole" in run("-i", folder, "-o", out, "--ct", cts)[1]
     assert "choose another one for the results" in run("-i", folder, "-o", folder)[1]
+
+
+def test_what_is_not_measured_is_said_in_the_terminal_and_on_the_page(masks, run, quick, fork, write_mask):
+    folder, _, out = masks
+    mask = fork()
+    mask[:4, :4, :4] = 1
+    write_mask(folder / "whole.nii.gz", mask)
+    code, said = run("-i", folder, "-o", out)
+    words = f"{100 * 64 / np.count_nonzero(mask):.1f} % of the mask lie outside its largest piece and are not measured"
+    assert code == 0 and f"whole: WARNING: {words}" in said and "half: WARNING: 0." not in said
+    page = make_measured_page(out, processes=1)
+    assert f"whole: {words}" in page and "half: 0." not in page
 
 
 def test_other_tools_read_the_files(masks, run, quick):

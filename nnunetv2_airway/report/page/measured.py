@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from nnunetv2_airway.io.images import read_mask
 from nnunetv2_airway.measurement.case import read_measured
 from nnunetv2_airway.measurement.folder import find_cts, read_records
-from nnunetv2_airway.measurement.measure import upright_tree
+from nnunetv2_airway.measurement.measure import upright_tree, warnings_of
 from nnunetv2_airway.report.page.plots import generations_beside_others
 from nnunetv2_airway.report.page.scene import Frame, ct_picture, tree_surface
 from nnunetv2_airway.report.page.write import all_scenes, render, script
@@ -84,11 +84,7 @@ def make_measured_page(
         about=about,
         warnings=[
             *warnings,
-            *(
-                f"{name}: {'; '.join(summary['doubts'])}: generations may be counted wrongly"
-                for name, summary in summaries.items()
-                if summary["doubts"]
-            ),
+            *(f"{name}: {warning}" for name, summary in summaries.items() for warning in warnings_of(summary)),
         ],
         cases=[{"name": name, "cells": rows[name]} for name in records],
         columns=columns,
