@@ -104,13 +104,14 @@ def test_the_documentation_s_trainers_can_be_built(make):
     found = {"__name__": "mine"}
     for block in blocks:
         exec(block.split("```")[0], found)
-    names = [name for name in found if name.endswith(("Mine", "WingsPriorTversky", "WingsFourCrossed"))]
-    assert len(names) == 3
+    names = [name for name in found if name.endswith(("Mine", "AirwayShort", "WingsPriorTversky", "WingsFourCrossed"))]
+    assert len(names) == 4
     for name in names:
         found[name].plans_patch_size = (32, 48, 48)
         trainer = make(found[name])
         trainer.initialize()
-        assert trainer.num_epochs in (80, 230)
+        assert trainer.num_epochs in (80, 100, 230)
+        assert trainer.num_iterations_per_epoch == (125 if name.endswith("AirwayShort") else 250)
 
 
 QUICK = "nnUNetTrainerWings"
