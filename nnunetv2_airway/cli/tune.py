@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def _tune(args: argparse.Namespace) -> None:
     print(f"{'':46}" + "".join(f"{title:>18}" for title in FIGURES))
     for point in dict.fromkeys((DEFAULT, tuning.chosen)):
         figures = tuning.means(point)
-        print(f"{point!s:46}" + "".join(f"{figures[name]:18.1f}" for name in FIGURES.values()))
+        print(f"{point!s:46}" + "".join(f"{_in_words(figures[name]):>18}" for name in FIGURES.values()))
     before, now = (tuning.means(point)["precision"] for point in (DEFAULT, tuning.chosen))
     if args.precision is None and now < before - FALL:
         print(f"Precision falls by {before - now:.0f} points: --precision {before:.0f} takes what keeps it")
@@ -100,6 +101,10 @@ def _tune(args: argparse.Namespace) -> None:
     print(f"It is in {output / FILE}; {TABLE} has all figures, {PICTURE} shows them")
     if tuning.failed:
         raise UserError(f"{len(tuning.failed)} cases failed, see above; the others decided")
+
+
+def _in_words(value: float) -> str:
+    return "none there" if math.isnan(value) else f"{value:.1f}"
 
 
 def _files(args: argparse.Namespace) -> dict[str, tuple[Path, Path]]:

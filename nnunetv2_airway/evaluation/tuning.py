@@ -305,7 +305,8 @@ def _draw(target: Path, tuning: Tuning) -> None:
                 (tuning.chosen, "r*", f"chosen: {tuning.chosen}"),
             ):
                 axes.plot(*_curve(means, [point], name), style_of, markersize=9, label=words, fillstyle="none")
-            axes.set(xlabel="precision %", title=title)
+            nothing = all(math.isnan(figures[name]) for figures in means.values())
+            axes.set(xlabel="precision %", title=f"{title}: none there" if nothing else title)
             axes.grid(alpha=0.3)
         figure.axes[0].legend(fontsize=8, loc="lower left")
         figure.suptitle(f"Means of {len(tuning.cases)} cases, and each case in grey")
