@@ -94,7 +94,7 @@ def _tune(args: argparse.Namespace) -> None:
         print(f"{point!s:46}" + "".join(f"{_in_words(figures[name]):>18}" for name in FIGURES.values()))
     before, now = (tuning.means(point)["precision"] for point in (DEFAULT, tuning.chosen))
     if args.precision is None and now < before - FALL:
-        print(f"Precision falls by {before - now:.0f} points: --precision {before:.0f} takes what keeps it")
+        print(f"Precision falls by {before - now:.0f} points: --precision {math.floor(before)} takes what keeps it")
     print(f"\nChosen by the {tuning.criterion} over {len(tuning.cases)} cases: {tuning.chosen}")
     for case, error in sorted(tuning.failed.items()):
         print(f"{case}: FAILED: {error}")
