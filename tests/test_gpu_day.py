@@ -64,7 +64,7 @@ def test_a_part_that_fails_or_hangs_costs_the_others_nothing(begin, tmp_path):
     assert [part["ended"] for part in content["parts"]] == ["exit code 3", "out of time", "ended"]
     tables = [part["table"] for part in content["parts"]]
     assert tables == [["| a | b |"], ["| half | done |"], ["| c | d |", "| e | f |"]]
-    assert 1 <= content["parts"][1]["seconds"] < 60  # it would go on for 100
+    assert 1 <= content["parts"][1]["seconds"] < 1 + gpu_day.GRACE + 5  # killed at the latest
     assert not alive(int(child.read_text()))
     assert page.index("## First") < page.index("exit code 3") < page.index("## Third") < page.index("| e | f |")
     assert "never" not in page and "# Rehearsed on a CPU" in page

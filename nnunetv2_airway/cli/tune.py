@@ -89,10 +89,10 @@ def _tune(args: argparse.Namespace) -> None:
         processes=args.np,
     )
     print(f"{'':46}" + "".join(f"{title:>18}" for title in FIGURES))
-    for point in dict.fromkeys((DEFAULT, tuning.chosen)):
-        figures = tuning.means(point)
+    means = {point: tuning.means(point) for point in (DEFAULT, tuning.chosen)}
+    for point, figures in means.items():
         print(f"{point!s:46}" + "".join(f"{_in_words(figures[name]):>18}" for name in FIGURES.values()))
-    before, now = (tuning.means(point)["precision"] for point in (DEFAULT, tuning.chosen))
+    before, now = (means[point]["precision"] for point in (DEFAULT, tuning.chosen))
     if args.precision is None and now < before - FALL:
         print(f"Precision falls by {before - now:.0f} points: --precision {math.floor(before)} takes what keeps it")
     print(f"\nChosen by the {tuning.criterion} over {len(tuning.cases)} cases: {tuning.chosen}")
@@ -134,7 +134,7 @@ def _validations(model: Path, folds: tuple[str, ...]) -> list[Path]:
         raise UserError("a model of fold all was trained on all cases: predict others, and give them with -i and -ref")
     if folds:
         found = [folder for folder in found if folder.parent.name.removeprefix("fold_") in folds]
-    if len(found) < len(set(folds) or (1,)):
+    if not found or len(found) < len(set(folds)):
         raise UserError(
             f"{model} has no validated fold{' ' if folds else ''}{', '.join(folds)}: validate each to its end with "
             f"nnUNetv2_train ... FOLD --val --npz. A model of fold all has no cases of its own; give predictions of "
