@@ -29,7 +29,7 @@ from nnunetv2_airway.tree.branches import measure_branches
 from nnunetv2_airway.tree.components import largest_component
 from nnunetv2_airway.tree.parse import AirwayTree
 
-FORMAT = f"2 {tree_store.FORMAT}"
+FORMAT = f"3 {tree_store.FORMAT}"
 """Another one has every case tuned again."""
 LOGITS = (-5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 7, 8.5, 10)
 SEED = 2.0

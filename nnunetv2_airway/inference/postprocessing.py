@@ -17,13 +17,13 @@ from nnunetv2_airway.io.parallel import results_and_failures
 from nnunetv2_airway.tree.components import largest_component
 
 
-def keep_airway_tree(segmentation: np.ndarray, spacing: Sequence[float] | None = None) -> np.ndarray:
+def keep_airway_tree(segmentation: np.ndarray, spacing: Sequence[float] = (1, 1, 1)) -> np.ndarray:
     """Keep the largest connected component and fill its holes.
 
     Args:
         segmentation: (Z, Y, X), 0 is background, one other value is the airway.
-        spacing: (z, y, x) in mm; with it a piece that reaches far goes before a compact one, see
-            ``tree.components.largest_of``.
+        spacing: (z, y, x) in mm, by which ``tree.components.largest_of`` tells what is largest; nnU-Net's own command
+            knows none.
 
     Returns:
         Array of the same shape, dtype and airway value. Components are 26-connected, so that thin oblique airways hold

@@ -187,7 +187,7 @@ def find_tree(ct: sitk.Image, box: Box, predictor: AirwayPredictor, grid: Sequen
         found = sitk.DICOMOrient(found, orientation(ct))
     mask = np.zeros(ct.GetSize()[::-1], np.uint8)
     mask[box] = sitk.GetArrayViewFromImage(found)
-    tree = keep_airway_tree(mask)
+    tree = keep_airway_tree(mask, ct.GetSpacing()[::-1])
     problem = why_no_tree(tree, ct.GetSpacing()[::-1])
     doubts = [] if problem else [*_left_out(mask, tree, ct), *_one_sided(tree, ct, box)]
     return Tree(tree, problem, doubts, predictor.spacing, predictor.windows)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -40,17 +42,21 @@ def test_nothing_stays_nothing():
     assert not largest_component(empty, connectivity=26).any() and count_components(empty) == 0
 
 
-def test_in_mm_a_piece_that_reaches_far_goes_before_a_compact_one():
+def test_in_mm_a_piece_that_reaches_far_along_two_axes_goes_before_a_compact_or_a_narrow_one():
     mask = np.zeros((30, 14, 16), bool)
     mask[1:7, 1:7, 1:7] = True  # 216 voxels
-    mask[2:26, 9:12, 11:13] = True  # 144 voxels
+    mask[2:26, 9:12, 7:9] = mask[2:5, 9:12, 9:15] = True  # 198 voxels
     compact, far = mask.copy(), mask.copy()
     compact[:, 8:], far[:, :8] = False, False
     assert np.array_equal(largest_component(mask, connectivity=26), compact)
-    # 216 voxels x (12^2 + 3.6^2 + 3.6^2) mm^2, and 144 x (48^2 + 1.8^2 + 1.2^2)
+    # 216 voxels x 12 mm x 3.6 mm, and 198 x 48 x 4.8
     assert np.array_equal(largest_component(mask, connectivity=26, spacing=(2.0, 0.6, 0.6)), far)
-    # thin planes turn it round: 216 x (0.6^2 + 24^2 + 24^2), and 144 x (2.4^2 + 12^2 + 8^2)
-    assert np.array_equal(largest_component(mask, connectivity=26, spacing=(0.1, 4.0, 4.0)), compact)
+    # wide rows turn it round: 216 x 24 x 12, and 198 x 16 x 12
+    assert np.array_equal(largest_component(mask, connectivity=26, spacing=(0.1, 4.0, 2.0)), compact)
+    # what is long but narrow does not win: 48 voxels x 48 mm x 1.2 mm
+    narrow = compact.copy()
+    narrow[2:26, 9, 7:9] = True
+    assert np.array_equal(largest_component(narrow, connectivity=26, spacing=(2.0, 0.6, 0.6)), compact)
 
 
 def test_the_largest_in_mm_of_noise():
@@ -61,5 +67,6 @@ def test_the_largest_in_mm_of_noise():
         sizes = []
         for number in range(1, count + 1):
             voxels = np.argwhere(numbers == number)
-            sizes.append(len(voxels) * np.linalg.norm((np.ptp(voxels, axis=0) + 1) * spacing) ** 2)
+            _, *sides = sorted((np.ptp(voxels, axis=0) + 1) * spacing)
+            sizes.append(len(voxels) * math.prod(sides))
         assert largest_of(numbers, spacing) == 1 + np.argmax(sizes)
