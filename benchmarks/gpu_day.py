@@ -86,16 +86,20 @@ def main() -> None:
 
 @contextmanager
 def end_on_signals() -> Iterator[None]:
-    """Let a limit from outside end this as an exception does, so that no part goes on alone."""
+    """Let a limit from outside end this as an exception does, so that no part goes on alone.
+
+    Parts are asked to end by SIGINT, which a shell has its background jobs ignore, and with them all that they start.
+    """
 
     def end(number: int, frame) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def the_parts(args: argparse.Namespace, work: Path) -> list[Part]:

@@ -47,8 +47,13 @@ def float16(monkeypatch):
     return turn_on
 
 
-SLOW = ("nnUNetTrainerWingsLIBRoot", "nnUNetTrainerGUL", "nnUNetTrainerInverseWeightedBCE")
-LONG = ("nnUNetTrainerWingsLIB", "nnUNetTrainerWingsGUL", "nnUNetTrainerWingsBranchWeighted")
+SLOW = ("nnUNetTrainerGUL", "nnUNetTrainerInverseWeightedBCE")
+LONG = (
+    "nnUNetTrainerWingsLIB",
+    "nnUNetTrainerWingsLIBRoot",
+    "nnUNetTrainerWingsGUL",
+    "nnUNetTrainerWingsBranchWeighted",
+)
 
 
 @pytest.mark.parametrize(
