@@ -1,7 +1,7 @@
 """Put a data set of the study together: cases of other data sets, and CTs with their trees, as they are and thickened.
 
-Air around the patient becomes 0, as outside the lungs' box: trainings as short as the study's take it for airway, and
-whole cases would be lost where it is the largest piece. Zheng 2021 removes it too.
+Air around the patient becomes 0, as outside the lungs' box, unless ``--keep-air`` is given: trainings as short as the
+study's take it for airway, and whole cases would be lost where it is the largest piece. Zheng 2021 removes it too.
 
 ``python benchmarks/study_data.py -d 630 -name Study --join 610 611 --ct CT.nii.gz TREE.nii.gz --slices 2.5``
 """
@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--join", type=dataset_id, nargs="+", default=[], metavar="ID", help="data sets of phantoms")
     parser.add_argument("--ct", type=Path, nargs=2, action="append", default=[], metavar=("CT", "TREE"), help="a case")
     parser.add_argument("--slices", type=float, nargs="+", default=[], metavar="MM", help="also so thick, by averaging")
+    parser.add_argument("--keep-air", action="store_true", help="around the patient")
     parser.add_argument("--held-out", action="store_true", help="the CTs are held-out cases, in imagesTs")
     return parser
 
@@ -42,11 +43,12 @@ def thickened(image: sitk.Image, thickness: float) -> sitk.Image:
     return sitk.BinShrink(sitk.Cast(image[:, :, :whole], sitk.sitkFloat32), [1, 1, slices])
 
 
-def alone(ct: sitk.Image) -> sitk.Image:
-    """Set the air around the patient to 0 in a CT that is 0 outside the lungs' box; int16."""
+def prepared(ct: sitk.Image, keep_air: bool) -> sitk.Image:
+    """Round a CT that is 0 outside the lungs' box to int16; air around the patient becomes 0 if it is not kept."""
     hu = np.maximum(np.rint(sitk.GetArrayFromImage(ct)), PADDING).astype(np.int16)
-    box = bounding_box(hu != 0)
-    hu[box][air_around(hu[box], ct.GetSpacing()[::-1])] = 0
+    if not keep_air:
+        box = bounding_box(hu != 0)
+        hu[box][air_around(hu[box], ct.GetSpacing()[::-1])] = 0
     return Grid.of(ct).image(hu)
 
 
@@ -71,7 +73,7 @@ def _write(args: argparse.Namespace) -> None:
                 name = f"{number}_{case}"
                 shutil.copy(file, parts[f"labels{ending}"] / f"{name}.nii.gz")
                 ct = read_volume(source / f"images{ending}" / f"{case}_0000.nii.gz")
-                write_image(alone(ct), parts[f"images{ending}"] / f"{name}_0000.nii.gz")
+                write_image(prepared(ct, args.keep_air), parts[f"images{ending}"] / f"{name}_0000.nii.gz")
     ending = "Ts" if args.held_out else "Tr"
     for ct_file, tree_file in args.ct:
         ct, tree = read_volume(ct_file), read_mask(tree_file)
@@ -85,7 +87,7 @@ def _write(args: argparse.Namespace) -> None:
             label = Grid.of(share).image(thick_tree.astype(np.uint8))
             cases[f"{name}_{label.GetSpacing()[2]:g}mm"] = (thick_ct, label)
         for case, (image, label) in cases.items():
-            write_image(alone(image), parts[f"images{ending}"] / f"{case}_0000.nii.gz")
+            write_image(prepared(image, args.keep_air), parts[f"images{ending}"] / f"{case}_0000.nii.gz")
             write_image(label, parts[f"labels{ending}"] / f"{case}.nii.gz")
     training = len(list(parts["labelsTr"].iterdir()))
     write_dataset_json(folder, training=training, description="A study's data", licence="see the sources")

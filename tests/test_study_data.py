@@ -54,6 +54,16 @@ def test_cts_are_kept_thickened_and_joined_without_the_air_around(write, tmp_pat
         assert np.array_equal(array(tmp_path / folder / "labelsTr" / f"{prefix}ct_3mm.nii.gz"), tube[:2])
 
 
+def test_the_air_around_can_stay(write, tmp_path):
+    hu, _, tube = scan()
+    write_image(GRID.image(hu), tmp_path / "ct.nii.gz")
+    write_image(GRID.image(tube.astype(np.uint8)), tmp_path / "tree.nii.gz")
+    write("-d", 7, "-name", "A", "--keep-air", "--ct", tmp_path / "ct.nii.gz", tmp_path / "tree.nii.gz", "--slices", 2)
+    assert np.array_equal(array(tmp_path / "Dataset007_A" / "imagesTr" / "ct_0000.nii.gz"), hu)
+    thick = sitk.ReadImage(str(tmp_path / "Dataset007_A" / "imagesTr" / "ct_2mm_0000.nii.gz"))
+    assert thick.GetPixelID() == sitk.sitkInt16 and np.array_equal(sitk.GetArrayFromImage(thick), hu[:3])
+
+
 def test_held_out_cases_stay_apart(write, tmp_path):
     hu, _, tube = scan()
     write_image(GRID.image(hu), tmp_path / "ct.nii.gz")

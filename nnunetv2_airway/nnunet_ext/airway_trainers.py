@@ -6,7 +6,7 @@ try:
         nnUNetTrainerAirway,
         nnUNetTrainerAirwayLIB,
         nnUNetTrainerLIBRootSGD,
-        nnUNetTrainerWingsAirwayLIB,
+        nnUNetTrainerWingsAirway,
     )
     from nnunetv2_airway.trainers.branch_weighted import nnUNetTrainerWingsBranchWeighted
     from nnunetv2_airway.trainers.centerline_losses import nnUNetTrainerClDice, nnUNetTrainerSkeletonRecall

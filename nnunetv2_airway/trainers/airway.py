@@ -45,8 +45,8 @@ class nnUNetTrainerAirwayLIB(nnUNetTrainerAirway):
     )
 
 
-class nnUNetTrainerWingsAirwayLIB(nnUNetTrainerAirwayLIB):
-    """The same on WingsNet."""
+class nnUNetTrainerWingsAirway(nnUNetTrainerAirway):
+    """``nnUNetTrainerAirway`` on WingsNet."""
 
     network = WINGSNET
     plans_patch_size = (128, 128, 128)

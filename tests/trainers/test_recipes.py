@@ -31,7 +31,7 @@ ROOT = [LIB[0], *((n, "union with p^0.7", *row) for n, _, *row in LIB[1:])]
 AIRWAYS = {
     "Airway": (PLANNED, ("narrow",), NNUNET, None, AIRWAY),
     "AirwayLIB": (PLANNED, ("narrow",), NNUNET, None, AIRWAY_LIB),
-    "WingsAirwayLIB": (WINGSNET, ("narrow",), NNUNET, None, AIRWAY_LIB),
+    "WingsAirway": (WINGSNET, ("narrow",), NNUNET, None, AIRWAY),
     "LIBRootSGD": (PLANNED, TANG, NNUNET, None, ROOT),
     "Wings": (WINGSNET, TANG, ADAMW, None, LIB[:1]),
     "WingsLIB": (WINGSNET, TANG, ADAMW, None, LIB),
@@ -97,10 +97,10 @@ def test_an_airway_recipe_is_its_paper_s(make, tiny, name):
     assert (group["lr"], group["weight_decay"], group.get("momentum")) == (learning_rate, weight_decay, momentum)
     planned = trainer.plans_manager.get_configuration("3d_fullres").batch_size
     batch = 32 if network is not PLANNED or momentum != 0.99 else planned
-    batch = {"WingsAIIB23": 20, "WingsAirwayLIB": 2}.get(name, batch)
+    batch = {"WingsAIIB23": 20, "WingsAirway": 2}.get(name, batch)
     assert group.get("nesterov", False) == (momentum == 0.99)
     assert (trainer.rotation, trainer.batch_size) == (rotation, batch)
-    assert trainer.patches_per_case == (None if name == "Airway" else 16)
+    assert trainer.patches_per_case == (None if schedule(trainer) == AIRWAY else 16)
     assert [phase.label_cut for phase in trainer.phases] == ([0.8, 0.8, 0.9] if rotation else [0.5] * len(rows))
     assert schedule(trainer) == rows and trainer.num_epochs == sum(row[0] for row in rows)
     assert trainer.loss.loss == trainer.phases[0].loss and trainer.monitors_tree
