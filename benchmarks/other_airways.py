@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+from study_data import case_name, read_case
 
 from nnunetv2_airway.cli.common import dataset_id, positive, run
-from nnunetv2_airway.conversion.lungs import PADDING, find_lungs
-from nnunetv2_airway.io.images import Grid, read_mask, read_volume, require_same_geometry, write_image
+from nnunetv2_airway.conversion.lungs import find_lungs
+from nnunetv2_airway.io.images import Grid, read_mask, write_image
 from nnunetv2_airway.io.parallel import finished_cases
-from nnunetv2_airway.io.raw_data import dataset_folder, require_free_id, write_dataset_json
-from nnunetv2_airway.phantom.dataset import PARTS
+from nnunetv2_airway.io.raw_data import dataset_folder, prepare_own, write_dataset_json
+from nnunetv2_airway.phantom.from_mask import lungs_around
 from nnunetv2_airway.phantom.from_mask import read_mask as read_shapes
 from nnunetv2_airway.phantom.model import LABELLED_SHARE, WALL_HU
 from nnunetv2_airway.phantom.other_patient import other_patient
-from nnunetv2_airway.phantom.scan import coverage, mix
+from nnunetv2_airway.phantom.scan import coverage, grain, mix, stored
 from nnunetv2_airway.tree.components import bounding_box, largest_piece
 
 WALL, RAGGED, MEDIASTINUM = 2.5, 8.0, 25.0
@@ -30,8 +31,7 @@ WALL, RAGGED, MEDIASTINUM = 2.5, 8.0, 25.0
 and where the airways of others may lie although there is no lung on both sides."""
 POINT_SPREAD = 0.6
 """Standard deviation in mm by which what is drawn is blurred."""
-GRAIN = 0.6
-"""Standard deviation in voxels by which its noise is correlated, as that of phantoms."""
+SETTINGS_FILE = "other_airways.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def fitted(mask: np.ndarray, lungs: np.ndarray, spacing: tuple[float, float, flo
     Returns:
         (Z, Y, X) bool, of the shape of ``lungs``.
     """
-    frame = read_shapes(mask, np.array(spacing), np.random.default_rng(0)).frame
+    frame = lungs_around(mask, np.array(spacing))
     low, high = np.array([(side.start, side.stop) for side in bounding_box(lungs)]).T * spacing
     scale = 2 * frame.half / (high - low)  # mm in the mask for one in the patient
     offset = (frame.centre - (low + high) / 2 * scale) / spacing
@@ -115,9 +115,7 @@ def other_airways(
         share = ndimage.gaussian_filter(coverage(field, np.mean(spacing)), POINT_SPREAD / np.array(spacing))
         mix(ct, share, material)
         drawn = np.maximum(drawn, share)
-    grain = ndimage.gaussian_filter(rng.standard_normal(hu.shape, dtype=np.float32), GRAIN)
-    ct += drawn * grain * (noise / grain.std())
-    return np.clip(np.rint(ct), PADDING, 3071).astype(np.int16), airway
+    return stored(ct + drawn * grain(hu.shape, noise, rng)), airway
 
 
 def _lumen_and_noise(hu: np.ndarray, own: np.ndarray) -> tuple[float, float]:
@@ -128,17 +126,15 @@ def _lumen_and_noise(hu: np.ndarray, own: np.ndarray) -> tuple[float, float]:
 
 
 def _write_case(number: int, folder: Path, ct_file: Path, tree_file: Path, mask_file: Path, vary: float) -> None:
-    name = f"{number:03d}_{ct_file.name.split('.')[0].removesuffix('_0000')}"
+    name = f"{number:03d}_{case_name(ct_file)}"
     image_file, label_file = folder / "imagesTr" / f"{name}_0000.nii.gz", folder / "labelsTr" / f"{name}.nii.gz"
     if image_file.exists() and label_file.exists():
         return
-    ct, tree = read_volume(ct_file), read_mask(tree_file)
-    require_same_geometry(tree, ct)
-    upright = sitk.DICOMOrient(ct, "LPS")
-    own = sitk.GetArrayFromImage(sitk.DICOMOrient(Grid.of(ct).image(sitk.GetArrayFromImage(tree)), "LPS")) > 0
+    upright, tree = (sitk.DICOMOrient(image, "LPS") for image in read_case(ct_file, tree_file)[1:])
+    own = sitk.GetArrayFromImage(tree) > 0
     hu, spacing = np.rint(sitk.GetArrayFromImage(upright)).astype(np.int16), upright.GetSpacing()[::-1]
     rng = np.random.default_rng(number)
-    other = other_patient(sitk.Cast(read_volume(mask_file) > 0.5, sitk.sitkUInt8), rng, vary, spacing)
+    other = other_patient(read_mask(mask_file, threshold=0.5), rng, vary, spacing)
     box, label = bounding_box(hu != 0), np.zeros(hu.shape, np.uint8)
     mask = sitk.GetArrayFromImage(sitk.DICOMOrient(other, "LPS")) > 0
     hu[box], label[box] = other_airways(hu[box], own[box], mask, spacing, rng)
@@ -154,9 +150,9 @@ def main() -> None:
 
 def _write(args: argparse.Namespace) -> None:
     folder = dataset_folder(None, args.d, args.name)
-    require_free_id(folder)
-    for part in PARTS:
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    files = {"ct": args.ct, "from_mask": args.from_mask}
+    settings = {name: [str(file.absolute()) for file in given] for name, given in files.items()} | {"vary": args.vary}
+    prepare_own(folder, folder / SETTINGS_FILE, settings)
     cases = {
         f"{number:03d}": (number, folder, *args.ct, args.from_mask[number % len(args.from_mask)], args.vary)
         for number in range(args.n)

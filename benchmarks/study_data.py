@@ -18,7 +18,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_
 from nnunetv2_airway.cli.common import dataset_id, run
 from nnunetv2_airway.conversion.lungs import PADDING, air_around
 from nnunetv2_airway.io.images import Grid, list_images, read_mask, read_volume, require_same_geometry, write_image
-from nnunetv2_airway.io.raw_data import dataset_folder, require_free_id, write_dataset_json
+from nnunetv2_airway.io.raw_data import PARTS, create_parts, dataset_folder, require_free_id, write_dataset_json
 from nnunetv2_airway.phantom.model import LABELLED_SHARE
 from nnunetv2_airway.tree.components import bounding_box, largest_piece
 
@@ -52,6 +52,18 @@ def prepared(ct: sitk.Image, keep_air: bool) -> sitk.Image:
     return Grid.of(ct).image(hu)
 
 
+def read_case(ct_file: Path, tree_file: Path) -> tuple[str, sitk.Image, sitk.Image]:
+    """Read a CT and its tree: name, CT, and tree on the very grid of the CT."""
+    ct, tree = read_volume(ct_file), read_mask(tree_file)
+    require_same_geometry(tree, ct)
+    return case_name(ct_file), ct, Grid.of(ct).image(sitk.GetArrayFromImage(tree))
+
+
+def case_name(ct_file: Path) -> str:
+    """Give the name of a CT's case."""
+    return ct_file.name.split(".")[0].removesuffix("_0000")
+
+
 def main() -> None:
     """Run as a command."""
     args = build_parser().parse_args()
@@ -61,9 +73,8 @@ def main() -> None:
 def _write(args: argparse.Namespace) -> None:
     folder = dataset_folder(None, args.d, args.name)
     require_free_id(folder)
-    parts = {part: folder / part for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")}
-    for part in parts.values():
-        part.mkdir(parents=True, exist_ok=True)
+    create_parts(folder)
+    parts = {part: folder / part for part in PARTS}
     for number in args.join:
         source = Path(os.environ["nnUNet_raw"], convert_id_to_dataset_name(number))
         for ending in ("Tr", "Ts"):
@@ -75,11 +86,8 @@ def _write(args: argparse.Namespace) -> None:
                 ct = read_volume(source / f"images{ending}" / f"{case}_0000.nii.gz")
                 write_image(prepared(ct, args.keep_air), parts[f"images{ending}"] / f"{name}_0000.nii.gz")
     ending = "Ts" if args.held_out else "Tr"
-    for ct_file, tree_file in args.ct:
-        ct, tree = read_volume(ct_file), read_mask(tree_file)
-        require_same_geometry(tree, ct)
-        tree = Grid.of(ct).image(sitk.GetArrayFromImage(tree))
-        name = ct_file.name.split(".")[0].removesuffix("_0000")
+    for files in args.ct:
+        name, ct, tree = read_case(*files)
         cases = {name: (ct, tree)}
         for thickness in args.slices:
             thick_ct, share = (thickened(image, thickness) for image in (ct, tree))

@@ -92,3 +92,6 @@ def test_a_data_set_is_written_and_finished_cases_are_kept(patient, other, tmp_p
     assert files[0].stat().st_mtime_ns == written and np.array_equal(
         sitk.GetArrayFromImage(sitk.ReadImage(str(files[1]))), arrays[1]
     )
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--vary", "0.1"])
+    with pytest.raises(SystemExit, match=r"made with other options \(vary: 0\.25 there, 0\.1 now\)"):
+        other_airways.main()

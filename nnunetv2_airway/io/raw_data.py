@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import write_json
 
 FILE_ENDING = ".nii.gz"
+PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
 
 def dataset_folder(output: Path | None, number: int, name: str) -> Path:
@@ -71,6 +73,30 @@ def require_own(folder: Path, settings_file: Path, settings: dict, *, overwrite:
             f"{folder} was made with other options ({'; '.join(differing)}). Choose another -d or -o, or make it all "
             f"again with --overwrite."
         )
+
+
+def prepare_own(folder: Path, settings_file: Path, settings: dict, *, overwrite: bool = False) -> None:
+    """Create a data set's folder with its parts, or take one of the same settings; arguments as of ``require_own``.
+
+    Where it is overwritten, its parts are emptied.
+
+    Raises:
+        UserError: the id is taken, or the folder holds something else.
+    """
+    require_free_id(folder)
+    require_own(folder, settings_file, settings, overwrite=overwrite)
+    if overwrite:
+        for name in PARTS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(settings_file, settings)  # first, so that an interrupted run recognises its own folder
+    create_parts(folder)
+
+
+def create_parts(folder: Path) -> None:
+    """Create the folders of images and labels, where they are not there."""
+    for name in PARTS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:

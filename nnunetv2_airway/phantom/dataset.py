@@ -1,7 +1,6 @@
 """Write phantoms as a complete nnU-Net raw data set."""
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,15 +9,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.io.errors import UserError
-from nnunetv2_airway.io.files import write_json
 from nnunetv2_airway.io.images import Grid, orientation, read_volume, write_image
 from nnunetv2_airway.io.parallel import finished_cases
-from nnunetv2_airway.io.raw_data import require_free_id, require_own, write_dataset_json
+from nnunetv2_airway.io.raw_data import prepare_own, write_dataset_json
 from nnunetv2_airway.phantom.model import PhantomOptions, synthesize, synthesize_around
 from nnunetv2_airway.phantom.other_patient import other_patient
 
 OPTIONS_FILE = "phantom_options.json"
-PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
 
 def write_dataset(
@@ -58,7 +55,7 @@ def write_dataset(
         "mask_spacing": spacing,
     }  # fmt: skip
     record = json.loads(json.dumps(given))
-    _prepare(folder, record, overwrite)
+    prepare_own(folder, folder / OPTIONS_FILE, record, overwrite=overwrite)
     cases = {case[1].name: (case, options, tuple(from_masks), spacing) for case in _cases(folder, training, test)}
     for _, _, error in finished_cases(_write_case, cases, processes=processes, description="phantoms"):
         if error is not None:
@@ -69,20 +66,6 @@ def write_dataset(
         description="Synthetic chest CTs with their airway trees",
         licence="Apache-2.0",
     )
-
-
-def _prepare(folder: Path, record: dict, overwrite: bool) -> None:
-    """Make sure that the folder holds nothing but phantoms of these options, and create it."""
-    require_free_id(folder)
-    record_file = folder / OPTIONS_FILE
-    require_own(folder, record_file, record, overwrite=overwrite)
-    if overwrite:
-        for name in PARTS:
-            shutil.rmtree(folder / name, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(record_file, record)  # first, so that an interrupted run recognises its own folder
-    for name in PARTS:
-        (folder / name).mkdir(exist_ok=True)
 
 
 def _cases(folder: Path, training: int, test: int) -> Iterable[tuple[int, Path, Path]]:

@@ -32,20 +32,13 @@ class MaskShapes:
 
 def read_mask(mask: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) -> MaskShapes:
     """Read a mask (Z, Y, X) bool that is not empty, at a spacing (z, y, x) in mm."""
-    corners = np.argwhere(mask)
-    rim = np.ceil(MASK_MARGIN / spacing).astype(int)
-    low = np.maximum(corners.min(0) - rim, 0)
-    high = np.minimum(corners.max(0) + rim + 1, mask.shape)
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    inside = ndimage.distance_transform_edt(mask[box], spacing).astype(np.float32)
-    outside = ndimage.distance_transform_edt(~mask[box], spacing).astype(np.float32)
     half_voxel = np.float32(spacing.min() / 2)
+    box, inside, line, radii = _middle(mask, spacing)
+    outside = ndimage.distance_transform_edt(~mask[box], spacing).astype(np.float32)
     signed = np.where(mask[box], half_voxel - inside, outside - half_voxel)
 
-    line = np.argwhere(centerline(mask[box]))
-    radii = np.maximum(inside[tuple(line.T)] - half_voxel, half_voxel)
-    positions = (line + low) * spacing
-    frame = _frame_around(positions[radii <= max(radii.max() / 3, np.median(radii))])  # not the trachea
+    positions = (line + [axis.start for axis in box]) * spacing
+    frame = _frame_around(positions, radii)
     band = (signed > -2 * half_voxel) & (signed < MASK_MARGIN)
     nearest = cKDTree(line * spacing).query(np.argwhere(band) * spacing, workers=-1)[1]
     lumen, outer = np.full(mask.shape, FAR), np.full(mask.shape, FAR)
@@ -64,8 +57,31 @@ def read_mask(mask: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) -
     return MaskShapes(frame, lumen, outer, arteries)
 
 
-def _frame_around(small_airways: np.ndarray) -> Frame:
-    """Lungs that hold small airways (n, 3) in mm: these end above the diaphragm and short of apex and pleura."""
+def lungs_around(mask: np.ndarray, spacing: np.ndarray) -> Frame:
+    """Tell which lungs would hold a mask (Z, Y, X) bool that is not empty, at a spacing (z, y, x) in mm."""
+    box, _, line, radii = _middle(mask, spacing)
+    return _frame_around((line + [axis.start for axis in box]) * spacing, radii)
+
+
+def _middle(mask: np.ndarray, spacing: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray, np.ndarray]:
+    """Box around a mask with a rim; in it the distance to the background in mm, the centerline (n, 3) and its radii."""
+    corners = np.argwhere(mask)
+    rim = np.ceil(MASK_MARGIN / spacing).astype(int)
+    low = np.maximum(corners.min(0) - rim, 0)
+    high = np.minimum(corners.max(0) + rim + 1, mask.shape)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    half_voxel = np.float32(spacing.min() / 2)
+    inside = ndimage.distance_transform_edt(mask[box], spacing).astype(np.float32)
+    line = np.argwhere(centerline(mask[box]))
+    return box, inside, line, np.maximum(inside[tuple(line.T)] - half_voxel, half_voxel)
+
+
+def _frame_around(positions: np.ndarray, radii: np.ndarray) -> Frame:
+    """Lungs that hold the small airways of a centerline (n, 3) with its radii, in mm.
+
+    These end above the diaphragm and short of apex and pleura.
+    """
+    small_airways = positions[radii <= max(radii.max() / 3, np.median(radii))]  # not the trachea
     low, high = small_airways.min(0), small_airways.max(0)
     reach = np.array([(-0.5, 0.7), (-0.8, 0.8), (-0.72, 0.72)])
     half = np.maximum((high - low) / (reach[:, 1] - reach[:, 0]), SMALLEST_HALF)

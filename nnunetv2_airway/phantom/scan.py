@@ -62,6 +62,16 @@ def scan(hu: np.ndarray, spacing: np.ndarray, *, blur: float, noise: float, rng:
     if blur > 0:
         hu = ndimage.gaussian_filter(hu, blur / spacing, output=np.float32, truncate=3)
     if noise > 0:
-        grain = ndimage.gaussian_filter(rng.standard_normal(hu.shape, dtype=np.float32), 0.6, truncate=3)
-        hu = hu + grain * np.float32(noise / grain.std())
+        hu = hu + grain(hu.shape, noise, rng)
+    return stored(hu)
+
+
+def grain(shape: tuple[int, ...], noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw noise of a standard deviation in HU, correlated between neighbours; float32."""
+    drawn = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 0.6, truncate=3)
+    return drawn * np.float32(noise / drawn.std())
+
+
+def stored(hu: np.ndarray) -> np.ndarray:
+    """Round HU to what a scanner stores, int16."""
     return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
