@@ -33,12 +33,13 @@ FOLD = "all"
 
 @dataclass(frozen=True)
 class Variant:
-    """A trainer, on a data set of its own or with attributes of its own."""
+    """A trainer, on a data set of its own, with attributes of its own, or from weights that were trained before."""
 
     text: str
     trainer: str
     dataset: int | None
     attributes: dict
+    pretrained: str | None
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
@@ -52,7 +53,8 @@ class Variant:
         try:
             pairs = [pair.split("=", 1) for pair in rest.split(";") if pair]
             attributes = {key.strip(): ast.literal_eval(value.strip()) for key, value in pairs}
-            return cls(text, trainer, int(dataset) if dataset else None, attributes)
+            pretrained = attributes.pop("pretrained_weights", None)
+            return cls(text, trainer, int(dataset) if dataset else None, attributes, pretrained)
         except (ValueError, SyntaxError) as error:
             raise argparse.ArgumentTypeError(
                 f"NAME, NAME@DATASET or NAME:ATTRIBUTE=VALUE;ATTRIBUTE=VALUE is needed, got {text!r}"
@@ -66,7 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-trainers", type=Variant.parse, nargs="+", required=True, metavar="TRAINER",
         help="names; NAME@ID trains on another data set, NAME:initial_lr=0.003;phases.1.weights=() with other "
-        "attributes; of a phase, loss and weights are named as in losses.rows and losses.weights, sampling by shares",
+        "attributes, NAME:pretrained_weights='model.pth' from that file; of a phase, loss and weights are named as in "
+        "losses.rows and losses.weights, sampling by shares",
     )  # fmt: skip
     parser.add_argument(
         "-val",
@@ -144,7 +147,10 @@ def one_run(args: argparse.Namespace, variant: Variant, seed: int) -> None:
     commands.print_variables()
     model = folder / dataset / f"{trainer}__nnUNetPlans__3d_fullres"
     name = folder.name
-    commands.step(f"{name}: training", "training", train_command(model, number, FOLD, trainer, args.device))
+    training = train_command(model, number, FOLD, trainer, args.device)
+    if variant.pretrained and "--c" not in training:
+        training += f" -pretrained_weights {shlex.quote(str(Path(variant.pretrained).resolve()))}"
+    commands.step(f"{name}: training", "training", training)
     network = f"-d {number} -c 3d_fullres -f {FOLD} -tr {trainer} -device {args.device} --disable_tta -step_size 0.75"
     point = _curve(commands, f"{name}, cases of {args.val}", args.val, network, folder / "tuned")
     for test in args.test:

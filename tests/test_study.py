@@ -109,14 +109,35 @@ def test_patches_are_shared_among_the_epochs(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("nnUNetTrainer", ("nnUNetTrainer", None, {})),
-        ("A@598", ("A", 598, {})),
-        ("A@5:initial_lr=3e-3;windows=('tang',)", ("A", 5, {"initial_lr": 0.003, "windows": ("tang",)})),
+        ("nnUNetTrainer", ("nnUNetTrainer", None, {}, None)),
+        ("A@598", ("A", 598, {}, None)),
+        ("A@5:initial_lr=3e-3;windows=('tang',)", ("A", 5, {"initial_lr": 0.003, "windows": ("tang",)}, None)),
+        ("A:pretrained_weights='m.pth';x=1", ("A", None, {"x": 1}, "m.pth")),
     ],
 )
 def test_variants_are_read(text, expected):
     variant = study.Variant.parse(text)
-    assert (variant.trainer, variant.dataset, variant.attributes) == expected and variant.text == text
+    assert (variant.trainer, variant.dataset, variant.attributes, variant.pretrained) == expected
+    assert variant.text == text
+
+
+def test_a_run_begins_with_pretrained_weights_and_goes_on_without(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(study, "convert_id_to_dataset_name", "Dataset{}_T".format)
+    monkeypatch.setattr(study, "_curve", lambda *_: "")
+    monkeypatch.setattr(study, "_cost", lambda _: {})
+    monkeypatch.setattr(study.Commands, "step", lambda self, title, key, line: steps.append(shlex.split(line)))
+    monkeypatch.chdir(tmp_path)
+    text = "A:pretrained_weights='m.pth'"
+    line = ["-d", "598", "-val", "596", "-test", "595", "-patches", "4", "-o", "out", "-trainers", text]
+    args = study.build_parser().parse_args(line)
+    study.one_run(args, args.trainers[0], 0)
+    assert steps[0][-2:] == ["-pretrained_weights", str(tmp_path / "m.pth")]
+    fold = tmp_path / f"out/runs/{text}, seed 0/Dataset598_T/A_study__nnUNetPlans__3d_fullres/fold_all"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_latest.pth").touch()
+    study.one_run(args, args.trainers[0], 0)
+    assert steps[1][-1] == "--c"
 
 
 @pytest.mark.parametrize("text", ["A:b", "A@x", "A:b=c d"])
