@@ -5,6 +5,7 @@ try:
     from nnunetv2_airway.trainers.airway import (
         nnUNetTrainerAirway,
         nnUNetTrainerAirwayLIB,
+        nnUNetTrainerATM22Airway,
         nnUNetTrainerLIBRootSGD,
         nnUNetTrainerWingsAirway,
     )

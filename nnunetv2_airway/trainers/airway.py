@@ -9,7 +9,7 @@ from nnunetv2_airway.losses.weights import CENTERLINE_DISTANCE, LOCAL_IMBALANCE,
 from nnunetv2_airway.trainers.inverse_weighting import as_nnunet
 from nnunetv2_airway.trainers.wings_lib import tang_phases
 from nnunetv2_airway.training.airway_trainer import AirwayTrainer
-from nnunetv2_airway.training.networks import PLANNED, WINGSNET
+from nnunetv2_airway.training.networks import BASELINE_UNET, PLANNED, WINGSNET
 from nnunetv2_airway.training.schedule import RANDOM, Phase, Sampling
 
 
@@ -49,6 +49,15 @@ class nnUNetTrainerWingsAirway(nnUNetTrainerAirway):
     """``nnUNetTrainerAirway`` on WingsNet."""
 
     network = WINGSNET
+    plans_patch_size = (128, 128, 128)
+    plans_batch_size = 2
+
+
+class nnUNetTrainerATM22Airway(nnUNetTrainerAirway):
+    """``nnUNetTrainerAirway`` on network and window of the ATM'22 organisers' baseline: that of the package's model."""
+
+    network = BASELINE_UNET
+    windows = ("zheng_published",)
     plans_patch_size = (128, 128, 128)
     plans_batch_size = 2
 

@@ -32,6 +32,7 @@ AIRWAYS = {
     "Airway": (PLANNED, ("narrow",), NNUNET, None, AIRWAY),
     "AirwayLIB": (PLANNED, ("narrow",), NNUNET, None, AIRWAY_LIB),
     "WingsAirway": (WINGSNET, ("narrow",), NNUNET, None, AIRWAY),
+    "ATM22Airway": (BASELINE_UNET, ("zheng_published",), NNUNET, None, AIRWAY),
     "LIBRootSGD": (PLANNED, TANG, NNUNET, None, ROOT),
     "Wings": (WINGSNET, TANG, ADAMW, None, LIB[:1]),
     "WingsLIB": (WINGSNET, TANG, ADAMW, None, LIB),
@@ -97,7 +98,7 @@ def test_an_airway_recipe_is_its_paper_s(make, tiny, name):
     assert (group["lr"], group["weight_decay"], group.get("momentum")) == (learning_rate, weight_decay, momentum)
     planned = trainer.plans_manager.get_configuration("3d_fullres").batch_size
     batch = 32 if network is not PLANNED or momentum != 0.99 else planned
-    batch = {"WingsAIIB23": 20, "WingsAirway": 2}.get(name, batch)
+    batch = {"WingsAIIB23": 20, "WingsAirway": 2, "ATM22Airway": 2}.get(name, batch)
     assert group.get("nesterov", False) == (momentum == 0.99)
     assert (trainer.rotation, trainer.batch_size) == (rotation, batch)
     assert trainer.patches_per_case == (None if schedule(trainer) == AIRWAY else 16)
