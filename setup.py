@@ -100,7 +100,10 @@ setup(
         "pillow",
     ],
     extras_require={"test": [*TEST, *DICOM], "dicom": DICOM},
-    package_data={"nnunetv2_airway.report.page": ["assets/*"]},
+    package_data={
+        "nnunetv2_airway": ["model/*", "model/fold_all/*"],
+        "nnunetv2_airway.report.page": ["assets/*"],
+    },
     entry_points={
         "console_scripts": [
             "nnUNetv2_airway_challenge = nnunetv2_airway.cli.challenge:main",

@@ -1,5 +1,7 @@
 """How the package's model is trained and made: pairs of patches, and the folder that is shipped."""
 
+import shutil
+
 import torch
 from model_trainers.paired import PairedLoader
 from ship_model import ship
@@ -16,11 +18,17 @@ def test_each_batch_holds_a_patient_s_patch_and_a_synthetic_one_in_any_order():
     assert 10 < sum(firsts) < 50 and {case for pair in drawn for case in pair} == set(loader.indices)
 
 
-def test_what_is_shipped_is_the_network_in_float16(model, tmp_path):
-    ship(model / "fold_0" / "checkpoint_final.pth", tmp_path / "own")
+def test_what_is_shipped_is_between_start_and_end_in_float16(model, tmp_path):
+    end = shutil.copytree(model, tmp_path / "end") / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(end, weights_only=False)
+    weights = checkpoint["network_weights"]
+    changed = {name: value + torch.randn(value.shape) for name, value in weights.items()}
+    torch.save({**checkpoint, "network_weights": changed}, end)
+    ship(end, model / "fold_0" / "checkpoint_final.pth", tmp_path / "own")
     predictor = load_predictor(tmp_path / "own", Settings())
     assert predictor.folds == ("all",) and predictor.allowed_mirroring_axes is None
     assert tuple(predictor.configuration_manager.patch_size) == (128, 128, 128)
-    trained = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
     for name, value in predictor.network.state_dict().items():
-        torch.testing.assert_close(value, trained[name].half().float(), rtol=0, atol=0)
+        expected = 0.4 * weights[name] + 0.6 * changed[name]
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
+        assert value.equal(value.half().float())

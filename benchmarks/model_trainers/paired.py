@@ -35,7 +35,7 @@ class nnUNetTrainerATM22AirwayPaired(nnUNetTrainerATM22Airway):
 
     plans_patch_size = (64, 64, 64)
     initial_lr = 2e-3
-    phases = (Phase(30, DICE_CROSS_ENTROPY_AND_THIN_DICE, (THIN_AIRWAYS,), sampling=None),)
+    phases = (Phase(22, DICE_CROSS_ENTROPY_AND_THIN_DICE, (THIN_AIRWAYS,), sampling=None),)
     num_iterations_per_epoch = 125
     num_val_iterations_per_epoch = 10
     save_every = 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_airway import __version__
 from nnunetv2_airway.cli.common import (
     add_ct_options,
     add_part_options,
@@ -25,6 +26,8 @@ from nnunetv2_airway.io.images import ENDINGS
 ONE_FILE = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats of which an image is one file."""
 REPORT = "report.html"
+MODEL_CARD = "MODEL_CARD.md"
+OWN = f"nnunetv2_airway {__version__}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_airway_segment",
         description="Segment and measure the airway trees of chest CTs: reads and checks each CT, finds the lungs, "
-        "predicts with a model of nnU-Net or a published network, keeps the largest connected piece, puts it on the "
-        "CT's own grid, and measures it. Interrupted, the same command goes on where it stopped.",
+        "predicts with the package's model, one of nnU-Net, or a published network, keeps the largest connected "
+        "piece, puts it on the CT's own grid, and measures it. Interrupted, the same command goes on where it stopped.",
     )
     parser.add_argument(
         "-i",
@@ -48,10 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-m",
         type=Path,
-        required=True,
         metavar="MODEL",
         help="a model folder of nnU-Net (with plans.json and fold_0), a zip that nnU-Net exported, or a published "
-        "checkpoint, see nnUNetv2_airway_import",
+        "checkpoint, see nnUNetv2_airway_import (default: the package's own model)",
     )
     how = add_prediction_options(parser)
     how.add_argument(
@@ -109,7 +111,7 @@ def _segment(args: argparse.Namespace) -> None:
     from nnunetv2_airway.conversion.case import Options
     from nnunetv2_airway.inference.dicom_seg import require_highdicom
     from nnunetv2_airway.inference.folder import segment_cases
-    from nnunetv2_airway.inference.models import find_model
+    from nnunetv2_airway.inference.models import BUILT_IN, find_model
     from nnunetv2_airway.inference.operating_point import DEFAULT
     from nnunetv2_airway.inference.predictor import keep_freed_memory, operating_point_of
     from nnunetv2_airway.inference.published import what_was_imported
@@ -117,9 +119,11 @@ def _segment(args: argparse.Namespace) -> None:
     keep_freed_memory()
     if args.dicom_seg:
         require_highdicom()
-    model = find_model(args.m, window=args.window and tuple(args.window))
-    if imported := what_was_imported(model):
-        print(imported)
+    model = find_model(args.m or BUILT_IN, window=args.window and tuple(args.window))
+    if args.m is None:
+        print(f"Model: that of {OWN}, not for diagnosis; what it knows, and where it fails: {BUILT_IN / MODEL_CARD}")
+    else:
+        print(what_was_imported(model) or f"Model: {model}")
     settings = read_settings(args)
     settings = replace(settings, operating_point=operating_point_of(model, settings))
     if settings.operating_point != DEFAULT:
@@ -135,7 +139,7 @@ def _segment(args: argparse.Namespace) -> None:
             accept=case in args.accept,
         ),
         settings=settings,
-        model_name=args.m.name,
+        model_name=args.m.name if args.m else f"of {OWN}",
         grid=args.spacing,
         ending=args.format,
         dicom_seg=args.dicom_seg,

@@ -1,4 +1,4 @@
-"""A model as users have it: an nnU-Net model folder, a zip that nnU-Net exported, or a published checkpoint.
+"""A model as users have it: the package's own, an nnU-Net model folder, an exported zip, or a published checkpoint.
 
 The latter two are unpacked into a cache, by their content, below PyTorch's own (``TORCH_HOME`` moves it).
 """
@@ -13,6 +13,8 @@ from nnunetv2_airway.inference.published import FORMAT, import_published
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import alone_in, digest_of, main_line
 
+BUILT_IN = Path(__file__).parents[1] / "model"
+"""The package's own model; ``MODEL_CARD.md`` in it says what it knows."""
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".pkl")
 """Endings of published files; torch's own are zip archives, too."""
 

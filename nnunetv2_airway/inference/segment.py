@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from nnunetv2_airway.conversion.lungs import Box
 from nnunetv2_airway.conversion.region import MARGIN, extent, region
 from nnunetv2_airway.conversion.units import to_hounsfield
-from nnunetv2_airway.inference.models import find_model
+from nnunetv2_airway.inference.models import BUILT_IN, find_model
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
 from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
 from nnunetv2_airway.io.errors import UserError
@@ -42,7 +42,7 @@ WIDEST = 18.0
 
 def segment(
     ct: np.ndarray | sitk.Image,
-    model: str | Path | nnUNetPredictor,
+    model: str | Path | nnUNetPredictor | None = None,
     spacing: Sequence[float] | None = None,
     *,
     settings: Settings | None = None,
@@ -54,7 +54,8 @@ def segment(
     Args:
         ct: in Hounsfield units: SimpleITK image, or array (Z, Y, X), planes from feet to head, rows from front to
             back, columns from the patient's right to the left.
-        model: nnU-Net model folder, exported zip or published checkpoint; or a predictor that has been initialised.
+        model: nnU-Net model folder, exported zip or published checkpoint; or a predictor that has been initialised; by
+            default the model of this package.
         spacing: of an array, (z, y, x) in mm.
         settings: of a model that is loaded here; by default on the GPU, where there is one.
         grid: spacing (z, y, x) in mm on which a published network works.
@@ -70,7 +71,7 @@ def segment(
     predictor = model if isinstance(model, nnUNetPredictor) else None
     if predictor is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        predictor = load_predictor(find_model(Path(model)), settings or Settings(device=device))
+        predictor = load_predictor(find_model(Path(model or BUILT_IN)), settings or Settings(device=device))
     elif settings is not None:
         raise UserError("a predictor has settings of its own, leave out settings")
     tree = segment_image(image, AirwayPredictor.of(predictor), grid=grid, accept=accept)

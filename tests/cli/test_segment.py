@@ -13,8 +13,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from nnunetv2_airway import __version__
 from nnunetv2_airway.cli import segment as command
 from nnunetv2_airway.inference import folder as folder_module
+from nnunetv2_airway.inference.models import BUILT_IN
 from nnunetv2_airway.inference.predictor import AirwayPredictor
 from nnunetv2_airway.io.images import Grid
 from nnunetv2_airway.measurement import case as case_module
@@ -103,6 +105,27 @@ def test_from_a_folder_to_trees_tables_and_a_page(cts, predicted, run, tmp_path)
     page = (out / "report.html").read_text()
     assert "chest" in page and "mirrored" in page and "Segmented with the model imported." in page
     assert "belly failed: what is seen of the lungs is" in page
+
+
+@pytest.mark.usefixtures("predicted")
+def test_without_m_it_is_the_package_s_model_that_says_so(cts, run_main, tmp_path):
+    out = tmp_path / "out"
+    line = ("-i", cts / "chest_0000.nii.gz", "-o", out, "-device", "cpu")
+    code, said = run_main(command.main, *line)
+    assert code == 0 and f"Model: that of nnunetv2_airway {__version__}, not for diagnosis" in said
+    assert (BUILT_IN / "MODEL_CARD.md").is_file() and str(BUILT_IN / "MODEL_CARD.md") in said
+    assert f"Segmented with the model of nnunetv2_airway {__version__}." in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_package_s_model_finds_the_trachea_of_a_drawn_chest(cts, run_main, tmp_path, ct):
+    code, said = run_main(
+        command.main, "-i", cts / "chest_0000.nii.gz", "-o", tmp_path / "out", "-device", "cpu", "-step_size", 1
+    )
+    assert code == 0, said
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "chest.nii.gz"))) > 0
+    gas = (ct < -930) & (np.abs(np.arange(ct.shape[2]) - 93) < 35)
+    assert (found & gas).sum() > 0.5 * gas.sum() and (found & gas).sum() > 0.7 * found.sum()
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ import zipfile
 import pytest
 import torch
 
-from nnunetv2_airway.inference.models import find_model
+from nnunetv2_airway.inference.models import BUILT_IN, find_model
+from nnunetv2_airway.inference.operating_point import DEFAULT, own_operating_point
+from nnunetv2_airway.inference.predictor import Settings, load_predictor
 from nnunetv2_airway.inference.published import FORMAT
 from nnunetv2_airway.io.errors import UserError
 
@@ -66,3 +68,18 @@ def test_what_is_no_model(model, tmp_path):
         find_model(tmp_path / "notes.txt")
     with pytest.raises(UserError, match="--window is for published checkpoints"):
         find_model(model, window=(-1000, 400))
+
+
+def test_the_package_s_own_model_is_small_and_says_what_it_is():
+    assert sum(file.stat().st_size for file in BUILT_IN.rglob("*.*")) <= 8e6
+    weights = torch.load(BUILT_IN / "fold_all" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert all(each.dtype == torch.float16 and each.isfinite().all() for each in weights.values())
+    assert own_operating_point(BUILT_IN) != DEFAULT
+    predictor = load_predictor(find_model(BUILT_IN), Settings())
+    assert predictor.folds == ("all",)
+    for name, value in predictor.network.state_dict().items():
+        torch.testing.assert_close(value, weights[name].float(), rtol=0, atol=0)
+    card = (BUILT_IN / "MODEL_CARD.md").read_text()
+    notice = ("Copyright (c) 2022 Puzzled-Hui", "Permission is hereby granted")
+    for words in ("Not for diagnosis", *notice, "CC BY 3.0", "## Where it fails"):
+        assert words in card
