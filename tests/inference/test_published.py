@@ -45,7 +45,8 @@ def small(monkeypatch):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_nnunets_predictor_runs_them(name, tmp_path):
+def test_nnunets_predictor_runs_them(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_airway_float32", "1")  # bfloat16 has 8 bits
     kind, network, wrap = FILES[name]
     torch.save(wrap(network), tmp_path / "file.ckpt")
     import_published(tmp_path / "file.ckpt", tmp_path / "model")
