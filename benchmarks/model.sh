@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The model of the package, from public files to its folder: data, training, shipping. Each part goes on where it
-# was interrupted. Needs nnUNet_raw, nnUNet_preprocessed, nnUNet_results, and the files below in the folder SOURCES.
+# The model of the package, from public files to its folder: data, training, shipping. data and train go on where
+# they were interrupted; before prepare is repeated, its raw data set is removed. Needs nnUNet_raw, nnUNet_preprocessed, nnUNet_results, and the files below in the folder SOURCES.
 #
 #   imalife.nii.gz                   airways; bronchipy, tests' data (under a licence like MIT's)
 #   ATM_305.nii.gz, ATM_384.nii.gz   airways by the team deeptree_damo; ATM-22-Related-Work (MIT)
@@ -56,9 +56,11 @@ END
 }
 
 train() {
-    nnUNetv2_airway_import -i "$sources/weight.pth" -o "$nnUNet_results/baseline"
-    how="-pretrained_weights $start"
-    [ -e "$trained/fold_all/checkpoint_latest.pth" ] && how=--c
+    how=--c
+    if [ ! -e "$trained/fold_all/checkpoint_latest.pth" ]; then
+        nnUNetv2_airway_import -i "$sources/weight.pth" -o "$nnUNet_results/baseline"
+        how="-pretrained_weights $start"
+    fi
     nnUNet_extTrainer="$here/model_trainers" \
         nnUNetv2_train 654 3d_fullres all -tr $trainer -p nnUNetBoxPlans -device cpu $how
 }

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from nnunetv2_airway.inference.operating_point import FILE, OperatingPoint, write_operating_point
-from nnunetv2_airway.inference.published import CONFIGURATION
-from nnunetv2_airway.io.files import atomic_path, digest_of, write_json
+from nnunetv2_airway.inference.published import CONFIGURATION, write_model_folder
+from nnunetv2_airway.io.files import digest_of
 from nnunetv2_airway.trainers.airway import nnUNetTrainerATM22Airway
 
 SHARE = 0.6
@@ -42,33 +42,12 @@ def ship(checkpoint: Path, start: Path, model: Path) -> None:
         name: torch.lerp(begin["network_weights"][name].float(), value.float(), SHARE).half()
         for name, value in end["network_weights"].items()
     }
+    plans |= {"dataset_name": "Airways", "configurations": {CONFIGURATION: row}}
+    card = "see MODEL_CARD.md"
+    about = {"name": "Airways", "description": f"The model of nnunetv2_airway, {card}", "licence": card}
+    write_model_folder(model, weights, plans, trainer=nnUNetTrainerATM22Airway.__name__, fold="all", about=about)
     name = "fold_all/checkpoint_final.pth"
-    (model / name).parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(model / name) as temporary:
-        torch.save(
-            {
-                "network_weights": weights,
-                "trainer_name": nnUNetTrainerATM22Airway.__name__,
-                "init_args": {"configuration": CONFIGURATION, "fold": "all"},
-                "inference_allowed_mirroring_axes": None,
-            },
-            temporary,
-        )
-    write_json(
-        model / "dataset.json",
-        {
-            "channel_names": {"0": "noNorm"},
-            "labels": {"background": 0, "airway": 1},
-            "file_ending": ".nii.gz",
-            "name": "Airways",
-            "description": "The model of nnunetv2_airway, see MODEL_CARD.md",
-            "licence": "see MODEL_CARD.md",
-        },
-    )
-    write_operating_point(
-        model / FILE, POINT, criterion="see MODEL_CARD.md", checkpoints={name: digest_of(model / name)}
-    )
-    write_json(model / "plans.json", plans | {"dataset_name": "Airways", "configurations": {CONFIGURATION: row}})
+    write_operating_point(model / FILE, POINT, criterion=card, checkpoints={name: digest_of(model / name)})
 
 
 if __name__ == "__main__":

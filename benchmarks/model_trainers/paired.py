@@ -4,19 +4,17 @@
 """
 
 import re
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
 
-from nnunetv2_airway.losses.rows import DICE_CROSS_ENTROPY_AND_THIN_DICE
-from nnunetv2_airway.losses.weights import THIN_AIRWAYS
 from nnunetv2_airway.trainers.airway import nnUNetTrainerATM22Airway
 from nnunetv2_airway.training import phased_trainer
 from nnunetv2_airway.training.sampling.loader import PatchLoader
-from nnunetv2_airway.training.schedule import Phase
 
 SYNTHETIC = re.compile(r"\d+_")
-"""How the names of synthetic cases begin: with the data set that they were joined from."""
+"""How the names of synthetic cases begin: with the number of their data set, or their own."""
 
 
 class PairedLoader(PatchLoader):
@@ -35,7 +33,7 @@ class nnUNetTrainerATM22AirwayPaired(nnUNetTrainerATM22Airway):
 
     plans_patch_size = (64, 64, 64)
     initial_lr = 2e-3
-    phases = (Phase(22, DICE_CROSS_ENTROPY_AND_THIN_DICE, (THIN_AIRWAYS,), sampling=None),)
+    phases = (replace(nnUNetTrainerATM22Airway.phases[0], epochs=22),)
     num_iterations_per_epoch = 125
     num_val_iterations_per_epoch = 10
     save_every = 2

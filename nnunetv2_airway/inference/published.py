@@ -111,31 +111,53 @@ def import_published(file: Path, model: Path, *, window: tuple[float, float] | N
     _require_free(model)
     trainer = kind.trainers[windows]
     weights = {f"body.{name}": value.float() for name, value in tensors.items()}
-    (model / FOLD).mkdir(parents=True, exist_ok=True)
-    with atomic_path(model / FOLD / "checkpoint_final.pth") as temporary:
+    assumed = window is None and len(kind.trainers) > 1
+    write_model_folder(
+        model,
+        weights,
+        _plans(file, kind, windows, assumed),
+        trainer=trainer,
+        fold=0,
+        about={"name": "Published", "description": f"{kind.name}, of {file.name}", "licence": kind.licence},
+    )
+    return trainer
+
+
+def write_model_folder(
+    model: Path, weights: Mapping[str, torch.Tensor], plans: dict, *, trainer: str, fold: int | str, about: dict
+) -> None:
+    """Write a network for airways as nnU-Net keeps a model, with CTs in HU and without mirroring.
+
+    Args:
+        model: the folder.
+        weights: of the network that the trainer builds.
+        plans: of ``CONFIGURATION``.
+        trainer: name of its class.
+        fold: 0 to 4, or "all".
+        about: name, description and licence, for ``dataset.json``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder = model / f"fold_{fold}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "checkpoint_final.pth") as temporary:
         torch.save(
             {
                 "network_weights": weights,
                 "trainer_name": trainer,
-                "init_args": {"configuration": CONFIGURATION, "fold": 0},
+                "init_args": {"configuration": CONFIGURATION, "fold": fold},
                 "inference_allowed_mirroring_axes": None,
             },
             temporary,
         )
-    write_json(
-        model / "dataset.json",
-        {
-            "channel_names": {"0": "noNorm"},
-            "labels": {"background": 0, "airway": 1},
-            "file_ending": ".nii.gz",
-            "name": "Published",
-            "description": f"{kind.name}, of {file.name}",
-            "licence": kind.licence,
-        },
-    )
-    assumed = window is None and len(kind.trainers) > 1
-    write_json(model / "plans.json", _plans(file, kind, windows, assumed))  # last: it says that the folder is whole
-    return trainer
+    facts = {
+        "channel_names": {"0": "noNorm"},
+        "labels": {"background": 0, "airway": 1},
+        "file_ending": ".nii.gz",
+    }
+    write_json(model / "dataset.json", facts | about)
+    write_json(model / "plans.json", plans)  # last: it says that the folder is whole
 
 
 def what_was_imported(model: Path) -> str:
