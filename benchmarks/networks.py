@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from measure import Row, peak_memory, seconds
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -13,7 +15,9 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from plain_wingsnet import PlainWingsNet
 from torch import nn
 
+from nnunetv2_airway.architectures import baseline_unet
 from nnunetv2_airway.architectures.airway_network import AirwayNetwork, cpu_has_bfloat16
+from nnunetv2_airway.architectures.baseline_unet import BaselineUNet
 from nnunetv2_airway.architectures.wingsnet import WingsNet
 from nnunetv2_airway.hounsfield import HounsfieldInput
 from nnunetv2_airway.losses.functional import union_loss
@@ -49,9 +53,17 @@ def _on_cpu(sizes: tuple[int, ...], *, prediction: bool) -> Iterator[Row]:
         yield _prediction("cpu", (128, 128, 256), (128, 128, 128), precision, f"<= {reach}")
     if prediction:
         timed = {
-            key: partial(_timed_window, network) for key, network in (("ours", WingsNet), ("theirs", PlainWingsNet))
+            key: partial(_timed_window, partial(network, 2), 2, "float32")
+            for key, network in (("ours", WingsNet), ("theirs", PlainWingsNet))
         }
         yield Row("prediction of a window of 128^3, float32", f"{PLAIN}, float32", ">= 1.5", **timed, repeats=3)
+    if prediction and cpu_has_bfloat16():
+        timed = {
+            key: partial(_timed_window, network, 1, "bfloat16")
+            for key, network in (("ours", BaselineUNet), ("theirs", UNetWithPReLU))
+        }
+        name = "prediction of a window of 128^3 by the model of the package, bfloat16"
+        yield Row(name, "PyTorch's PReLU in it", ">= 1.2", **timed)
 
 
 def _on_gpu(box: tuple[int, int, int]) -> Iterator[Row]:
@@ -126,11 +138,20 @@ def _timed_step(network, shape, precision, device="cpu", compiled=False) -> Call
     return seconds(training_step(network, shape, precision, device, compiled), device)
 
 
-def _timed_window(network: type[nn.Module]) -> Callable[[], float]:
-    model, x = network(2).eval(), torch.rand(1, 2, 128, 128, 128)
+class UNetWithPReLU(BaselineUNet):
+    """The model's network, calling PyTorch's PReLU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Segment a patch."""
+        with patch.object(baseline_unet, "_prelu_in_rows", lambda x, slopes: F.prelu(x, slopes.to(x.dtype))):
+            return super().forward(x)
+
+
+def _timed_window(network: Callable[[], nn.Module], channels: int, precision: str) -> Callable[[], float]:
+    model, x = network().eval(), torch.rand(1, channels, 128, 128, 128)
 
     def predict() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             model(x)
 
     return seconds(predict, "cpu")
