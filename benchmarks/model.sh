@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # The model of the package, from public files to its folder: data, training, shipping. data and train go on where
-# they were interrupted; before prepare is repeated, its raw data set is removed. Needs nnUNet_raw, nnUNet_preprocessed, nnUNet_results, and the files below in the folder SOURCES.
+# they were interrupted; before prepare is repeated, its raw data set is removed. Needs nnUNet_raw, nnUNet_preprocessed,
+# nnUNet_results, and the files below in the folder SOURCES.
 #
 #   imalife.nii.gz                   airways; bronchipy, tests' data (under a licence like MIT's)
 #   ATM_305.nii.gz, ATM_384.nii.gz   airways by the team deeptree_damo; ATM-22-Related-Work (MIT)
 #   LUNGx-CT004.nii.gz               CT of the SPIE-AAPM Lung CT Challenge, The Cancer Imaging Archive (CC BY 3.0)
+#   LIDC-IDRI-0001.nii.gz            CT of LIDC-IDRI, there (CC BY 3.0); on it the operating point is chosen
 #   weight.pth                       the ATM'22 organisers' baseline; ATM-22-Related-Work (MIT)
 #
 # for part in data prepare train ship; do benchmarks/model.sh SOURCES $part; done
@@ -65,8 +67,16 @@ train() {
         nnUNetv2_train 654 3d_fullres all -tr $trainer -p nnUNetBoxPlans -device cpu $how
 }
 
-ship() {
-    python "$here/ship_model.py" -i "$trained/fold_all/checkpoint_final.pth" -from "$start" -o "$here/../nnunetv2_airway/model"
+ship() { # weights, then the operating point: in a patient of whom nothing was in the training, against the baseline
+    model="$here/../nnunetv2_airway/model"
+    tuning="$nnUNet_results/tuning"
+    how="python $here/ship_model.py -i $trained/fold_all/checkpoint_final.pth -from $start -o $model"
+    $how
+    nnUNetv2_airway_segment -i "$sources/LIDC-IDRI-0001.nii.gz" -o "$tuning/reference" -m "$sources/weight.pth"
+    nnUNetv2_predict_from_modelfolder -i "$tuning/reference/cts" -o "$tuning/predictions" -m "$model" -f all \
+        -device cpu --disable_tta --save_probabilities
+    nnUNetv2_airway_tune -i "$tuning/predictions" -ref "$tuning/reference" -o "$tuning" --precision 90 --thresholds-only
+    $how -point "$tuning/operating_point.json"
 }
 
 "$2"
