@@ -6,6 +6,7 @@ import torch
 from model_trainers.paired import PairedLoader
 from ship_model import ship
 
+from nnunetv2_airway.inference.operating_point import DEFAULT, OperatingPoint, write_operating_point
 from nnunetv2_airway.inference.predictor import Settings, load_predictor
 
 
@@ -24,11 +25,14 @@ def test_what_is_shipped_is_between_start_and_end_in_float16(model, tmp_path):
     weights = checkpoint["network_weights"]
     changed = {name: value + torch.randn(value.shape) for name, value in weights.items()}
     torch.save({**checkpoint, "network_weights": changed}, end)
-    ship(end, model / "fold_0" / "checkpoint_final.pth", tmp_path / "own")
-    predictor = load_predictor(tmp_path / "own", Settings())
+    write_operating_point(tmp_path / "chosen.json", OperatingPoint(0.7), criterion="the best")
+    for point in (None, tmp_path / "chosen.json"):
+        ship(end, model / "fold_0" / "checkpoint_final.pth", tmp_path / "own", point)
+        predictor = load_predictor(tmp_path / "own", Settings())
+        assert predictor.operating_point == (OperatingPoint(0.7) if point else DEFAULT)
     assert predictor.folds == ("all",) and predictor.allowed_mirroring_axes is None
     assert tuple(predictor.configuration_manager.patch_size) == (128, 128, 128)
     for name, value in predictor.network.state_dict().items():
-        expected = 0.4 * weights[name] + 0.6 * changed[name]
+        expected = 0.5 * weights[name] + 0.5 * changed[name]
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
         assert value.equal(value.half().float())

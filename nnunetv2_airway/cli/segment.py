@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=3,
         metavar=("Z", "Y", "X"),
         help="grid in mm on which a published network works (default: the CT's own, with 1 mm where its voxels are "
-        "longer than 1.25)",
+        "longer than 1.25); the package's model and those of nnU-Net have one of their own",
     )
     how.add_argument("--window", type=float, nargs=2, metavar=("LOWER", "UPPER"), help="see nnUNetv2_airway_import")
     reading = parser.add_argument_group("CTs")
@@ -197,13 +197,16 @@ def _measure(found, args: argparse.Namespace) -> None:
     )
     failed = found.failed | measurement.failed
     page = found.output / REPORT
-    warnings = [f"{case}: {warning}" for case in found.cases for warning in _warnings(case, found, args.dicom_seg)]
+    warnings = [(case, warning) for case in found.cases for warning in _warnings(case, found, args.dicom_seg)]
     if args.num_parts == 1 and measurement.cases:
         content = make_measured_page(
             found.output,
             cases=list(measurement.cases),
             about=f"Segmented with the model {found.model}.",
-            warnings=[*warnings, *(f"{case} failed: {error}" for case, error in sorted(failed.items()))],
+            warnings=[
+                *(f"{case}: {warning}" for case, warning in warnings),
+                *(f"{case} failed: {error}" for case, error in sorted(failed.items())),
+            ],
             processes=args.np,
         )
         write_text(page, content)
@@ -213,8 +216,8 @@ def _measure(found, args: argparse.Namespace) -> None:
     for case, record in found.cases.items():
         if not np.allclose(sides := found.cts[case]["spacing"], record["spacing"]):
             print(f"{case}: voxels of {_sides(sides)} mm (z, y, x) were brought to {_sides(record['spacing'])} mm")
-    for warning in warnings:
-        print(f"WARNING: {warning}")
+    for case, warning in warnings:
+        print(f"{case}: WARNING: {warning}")
     for case, error in sorted(failed.items()):
         print(f"{case}: FAILED: {error}")
     earlier = sum("from_earlier" in record for record in found.cases.values())

@@ -112,8 +112,14 @@ def to_hounsfield(
 
 def _advice(stored: np.ndarray, case: str) -> str:
     """Say what would put the tissues in their place, or what is most usual, empty where nothing is known."""
-    if cut := _cut_out(stored):
+    cut = _cut_out(stored)
+    if cut and stored.min() < 0:
         return f"{cut}; if it is in Hounsfield units all the same, state so with --scale 1 0 {case}"
+    if stored.min() < LOWEST and not _why_not_hu(np.maximum(stored, LOWEST)):
+        return (
+            f"take what lies below {LOWEST} for padding that was resampled, with --scale 1 0 {case}: air, fat and soft "
+            f"tissue lie as they should"
+        )
     for slope, intercept in CANDIDATES:
         if stored.max() * slope + intercept <= HIGHEST and not _why_not_hu(stored, slope, intercept):
             return (
@@ -124,7 +130,7 @@ def _advice(stored: np.ndarray, case: str) -> str:
         return signed
     if stored.min() >= 0 and 1000 < stored.max() < 7168:
         return f"state its scale: CTs stored from 0 on mostly need --scale 1 -1024 {case}"
-    return ""
+    return cut
 
 
 def _as_signed(stored: np.ndarray) -> str:

@@ -221,7 +221,7 @@ def _fingerprint(model: Path, predictor: AirwayPredictor, settings: Settings) ->
     files = [model / f"fold_{fold}" / settings.checkpoint for fold in predictor.folds]
     how = {
         "step_size": settings.step_size,
-        "mirroring": settings.mirroring,
+        "mirroring": settings.mirroring and bool(predictor.allowed_mirroring_axes),
         "operating_point": asdict(predictor.operating_point),
     }
     return {"plans": digest_of(model / "plans.json"), "checkpoints": [digest_of(file) for file in files], **how}

@@ -20,7 +20,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunetv2_airway.inference.operating_point import DEFAULT, OperatingPoint, own_operating_point
-from nnunetv2_airway.inference.published import PUBLISHED, UNCHANGED
+from nnunetv2_airway.inference.published import ORIENTATION, PUBLISHED, UNCHANGED
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.files import main_line
 from nnunetv2_airway.io.progress import progress_bar
@@ -75,7 +75,7 @@ class AirwayPredictor(nnUNetPredictor):
     folds: tuple[str, ...] = ()
     operating_point = DEFAULT
     windows = (0, 0)
-    spacing: tuple[float, ...] = ()
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     @classmethod
     def of(cls, predictor: nnUNetPredictor) -> "AirwayPredictor":
@@ -95,8 +95,9 @@ class AirwayPredictor(nnUNetPredictor):
 
     @property
     def orientation(self) -> str:
-        """How the model's reader of images turns each CT: "RAS", or empty where it leaves it as it is."""
-        return "RAS" if "Reorient" in self.plans_manager.plans.get("image_reader_writer", "") else ""
+        """How the model is to see each CT: as its plans say, or its reader of images turns it; empty for as it is."""
+        plans = self.plans_manager.plans
+        return plans.get(ORIENTATION) or ("RAS" if "Reorient" in plans.get("image_reader_writer", "") else "")
 
     def segment_ct(self, hu: np.ndarray, spacing: Sequence[float], grid: Sequence[float] | None = None) -> np.ndarray:
         """Segment a CT.

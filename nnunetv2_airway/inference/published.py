@@ -30,6 +30,8 @@ PATCH = (128, 128, 128)
 """Of all of them."""
 UNCHANGED = "no_resampling_hack"
 """nnU-Net's function that leaves a CT on its own grid."""
+ORIENTATION = "airway_orientation"
+"""In plans: how a CT is to be turned for the model."""
 PUBLISHED = "airway_published"
 """Key in the plans: what an imported model was made of, and how its windows are laid."""
 NO_IMPORT = (
@@ -126,7 +128,7 @@ def import_published(file: Path, model: Path, *, window: tuple[float, float] | N
 def write_model_folder(
     model: Path, weights: Mapping[str, torch.Tensor], plans: dict, *, trainer: str, fold: int | str, about: dict
 ) -> None:
-    """Write a network for airways as nnU-Net keeps a model, with CTs in HU and without mirroring.
+    """Write a network for airways as nnU-Net keeps a model, with upright CTs in HU and without mirroring.
 
     Args:
         model: the folder.
@@ -157,6 +159,7 @@ def write_model_folder(
         "file_ending": ".nii.gz",
     }
     write_json(model / "dataset.json", facts | about)
+    plans = plans | {ORIENTATION: "LPS"}
     write_json(model / "plans.json", plans)  # last: it says that the folder is whole
 
 

@@ -87,7 +87,8 @@ def _as_image(ct: np.ndarray | sitk.Image, spacing: Sequence[float] | None) -> s
         return ct
     if not isinstance(ct, np.ndarray) or ct.ndim != 3:
         raise UserError(
-            f"an array (Z, Y, X) or a SimpleITK image is needed, got {getattr(ct, 'shape', type(ct).__name__)}"
+            f"an array (Z, Y, X) or a SimpleITK image, as of SimpleITK.ReadImage, is needed, got "
+            f"{getattr(ct, 'shape', type(ct).__name__)}"
         )
     if spacing is None:
         raise UserError("an array needs spacing=(z, y, x) in mm")
@@ -137,7 +138,7 @@ class Tree:
         mask: (Z, Y, X) uint8, 1 in its largest connected piece, holes filled.
         problem: why it is no airway tree, empty where it may be one.
         doubts: what should be looked at, in sentences.
-        spacing: (z, y, x) in mm of the grid on which the model worked.
+        spacing: in mm of the grid on which the model worked, along the axes of the CT.
         windows: how many the CT had, and how many were predicted since they hold air.
     """
 
@@ -184,25 +185,31 @@ def find_tree(ct: sitk.Image, box: Box, predictor: AirwayPredictor, grid: Sequen
     turned = sitk.DICOMOrient(part, predictor.orientation) if predictor.orientation else part
     hu = sitk.GetArrayViewFromImage(turned).astype(np.float32)
     found = Grid.of(turned).image(predictor.segment_ct(hu, turned.GetSpacing()[::-1], grid))
+    spacing = predictor.spacing
     if predictor.orientation:
         found = sitk.DICOMOrient(found, orientation(ct))
+        worked = sitk.Image(1, 1, 1, sitk.sitkUInt8)
+        worked.SetDirection(turned.GetDirection())
+        worked.SetSpacing(spacing[::-1])
+        spacing = sitk.DICOMOrient(worked, orientation(ct)).GetSpacing()[::-1]
     mask = np.zeros(ct.GetSize()[::-1], np.uint8)
     mask[box] = sitk.GetArrayViewFromImage(found)
     tree = keep_airway_tree(mask, ct.GetSpacing()[::-1])
     problem = why_no_tree(tree, ct.GetSpacing()[::-1])
-    doubts = [] if problem else [*_left_out(mask, tree, ct), *_one_sided(tree, ct, box)]
-    return Tree(tree, problem, doubts, predictor.spacing, predictor.windows)
+    doubts = [] if problem else [*_left_out(mask, tree, ct), *_one_sided(tree, ct, box), *_upside_down(tree, ct)]
+    return Tree(tree, problem, doubts, spacing, predictor.windows)
 
 
 def _left_out(mask: np.ndarray, tree: np.ndarray, ct: sitk.Image) -> list[str]:
     """Say so where a large piece of what a model found does not hang on the tree."""
-    piece = np.count_nonzero(largest_component(np.where(tree > 0, 0, mask), connectivity=26))
-    volume = piece * np.prod(ct.GetSpacing()) / 1000
+    piece = largest_component(np.where(tree > 0, 0, mask), connectivity=26)
+    volume = np.count_nonzero(piece) * np.prod(ct.GetSpacing()) / 1000
     if volume <= LEFT_OUT:
         return []
+    x, y, z = (round(np.nonzero(piece)[axis].mean()) for axis in (2, 1, 0))
     return [
-        f"a piece of {volume:.1f} ml does not hang on the tree and was left out: look whether a part of the airways is "
-        f"missing; gas in stomach or bowel may also be taken for airways"
+        f"a piece of {volume:.1f} ml does not hang on the tree and was left out, around voxel x {x}, y {y}, z {z}: "
+        f"look whether a part of the airways is missing; gas in stomach or bowel may also be taken for airways"
     ]
 
 
@@ -217,6 +224,25 @@ def _one_sided(tree: np.ndarray, ct: sitk.Image, box: Box) -> list[str]:
         reached = dict(zip(reached, reversed(reached.values()), strict=True))
     return [
         f"there are hardly any airways in the {side} lung" for side, voxels in reached.items() if voxels < REACH * half
+    ]
+
+
+def _upside_down(tree: np.ndarray, ct: sitk.Image) -> list[str]:
+    """Say so where the lower third of the tree is wider than the upper one, in which the trachea is."""
+    axis, towards = next((2 - k, letter) for k, letter in enumerate(orientation(ct)) if letter in "SI")
+    from_feet = np.moveaxis(tree[bounding_box(tree > 0)] > 0, axis, 0)[:: 1 if towards == "S" else -1]
+    third = -(-len(from_feet) // 3)
+    spacing = ct.GetSpacing()[::-1]
+    sides = (spacing[axis], *(side for k, side in enumerate(spacing) if k != axis))
+    feet, head = (
+        2 * distance_transform_edt(np.pad(part, ((0, 0), (1, 1), (1, 1))), sides).max()
+        for part in (from_feet[:third], from_feet[-third:])
+    )
+    if feet <= head:
+        return []
+    return [
+        f"the airways are wider towards the feet ({feet:.0f} mm) than towards the head ({head:.0f} mm), where the "
+        f"trachea should be: is the CT upside down?"
     ]
 
 

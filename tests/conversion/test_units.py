@@ -189,3 +189,18 @@ def test_a_ct_of_which_most_was_cut_away_is_refused_in_these_words(hu, fill):
     cut[:20] = np.where(hu[:20] < -500, hu[:20], fill)
     with pytest.raises(ValueError, match=rf"of the voxels of this one have the value {fill}; .*--scale 1 0 CASE$"):
         to_hounsfield(cut)
+
+
+def test_a_constant_around_the_lungs_does_not_hide_the_scale_that_was_lost(hu):
+    cut = np.zeros((80, *hu.shape[1:]), np.int16)
+    cut[:30] = hu[:30]
+    with pytest.raises(ValueError, match=r"nothing lies below 0, where air and lung are.* with --scale 1 -1024 CASE$"):
+        to_hounsfield((cut + 1024).astype(np.uint16))
+
+
+def test_padding_that_was_resampled_is_told_from_an_intercept_in_twice(hu):
+    padded = hu.copy()
+    padded[:, :4] = np.linspace(-3024, -1300, 4, dtype=np.int16)[:, None]
+    with pytest.raises(ValueError, match=r"below -1250 HU.*padding that was resampled, with --scale 1 0 CASE"):
+        to_hounsfield(padded)
+    assert np.array_equal(to_hounsfield(padded, (1.0, 0.0))[0], padded.clip(-1024))

@@ -10,15 +10,14 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_airway import segment
 from nnunetv2_airway.conversion.region import region
 from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
-from nnunetv2_airway.inference.segment import find_tree, why_no_tree
+from nnunetv2_airway.inference.published import ORIENTATION
+from nnunetv2_airway.inference.segment import find_tree, segment_image, why_no_tree
 from nnunetv2_airway.io.errors import UserError
 from nnunetv2_airway.io.images import Grid
 
 SPACING = (3.0, 2.3, 2.1)
 STORED = ("LPS", "RAS", "SRP")
-DIRECTIONS = {
-    letters: sitk.DICOMOrient(sitk.Image(4, 5, 6, sitk.sitkUInt8), letters).GetDirection() for letters in STORED
-}
+TOWARDS = dict(zip("LPSRAI", "LPSLPS", strict=True))
 
 
 @pytest.mark.usefixtures("finds_trachea")
@@ -37,26 +36,40 @@ def test_arrays_and_images_give_their_like(ct, model):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS")), tree)
 
 
-@pytest.mark.parametrize("stored", [pytest.param("LPS", marks=pytest.mark.slow), "SLP"])
-def test_models_that_turn_cts_see_them_turned(stored, ct, model, monkeypatch):
+@pytest.mark.parametrize(
+    ("seen", "stored"),
+    [pytest.param("RAS", "LPS", marks=pytest.mark.slow), ("RAS", "SLP"), ("LPS", "PIR")],
+)
+def test_models_that_turn_cts_see_them_turned(seen, stored, ct, model, monkeypatch):
     """A model that calls airway the first voxels of each axis, as it sees them."""
 
     def corner(self, hu, spacing, grid):
         np.testing.assert_allclose(spacing, SPACING)
+        self.spacing = (1.0, 1.5, 2.0)
         found = np.zeros(hu.shape, np.uint8)
         found[:12, :20, :30] = 1
         return found
 
     monkeypatch.setattr(AirwayPredictor, "segment_ct", corner)
     predictor = load_predictor(model, Settings())
-    predictor.plans_manager.plans["image_reader_writer"] = "NibabelIOWithReorient"
+    assert predictor.orientation == "LPS"  # of a published network
+    if seen == "RAS":
+        plans = predictor.plans_manager.plans
+        predictor.plans_manager.plans = {name: plans[name] for name in plans if name != ORIENTATION}
+        assert predictor.orientation == ""
+        predictor.plans_manager.plans["image_reader_writer"] = "NibabelIOWithReorient"
     image = sitk.GetImageFromArray(ct)
     image.SetSpacing(SPACING[::-1])
-    found = segment(sitk.DICOMOrient(image, stored), predictor)
+    tree = segment_image(sitk.DICOMOrient(image, stored), AirwayPredictor.of(predictor))
+    assert [dict(zip("SPL", (1.0, 1.5, 2.0), strict=True))[TOWARDS[letter]] for letter in stored[::-1]] == list(
+        tree.spacing
+    )
+    found = Grid.of(sitk.DICOMOrient(image, stored)).image(tree.mask)
     upright = sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS"))
     planes, rows, columns = (np.flatnonzero(upright.any(axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     assert upright.sum() == 12 * 20 * 30
-    assert planes[0] < 30 and rows[0] > 56 and columns[0] > 93  # at the feet, the back and the left
+    assert planes[0] < 30  # at the feet
+    assert (rows[0] > 56, columns[0] > 93) == ((seen == "RAS",) * 2)  # at the back and the left
 
 
 def test_what_is_no_ct_of_the_chest(ct, model):
@@ -139,10 +152,8 @@ def test_a_lung_without_airways_is_pointed_out(stored, ct, model, monkeypatch):
 
     def right(self, hu, spacing, grid):
         found = np.zeros(hu.shape, np.uint8)
-        image = Grid(spacing[::-1], (0.0,) * 3, DIRECTIONS[stored]).image(found)
-        upright = sitk.DICOMOrient(image, "LPS")
-        upright[20:62, 40:50, 20:40] = 1
-        return sitk.GetArrayFromImage(sitk.DICOMOrient(upright, stored))
+        found[20:62, 40:50, 20:40] = 1
+        return found
 
     monkeypatch.setattr(AirwayPredictor, "segment_ct", right)
     image = sitk.GetImageFromArray(ct)
@@ -151,6 +162,26 @@ def test_a_lung_without_airways_is_pointed_out(stored, ct, model, monkeypatch):
     box, _, _ = region(image, None, margin=10.0)
     tree = find_tree(image, box, load_predictor(model, Settings()))
     assert tree.doubts == ["there are hardly any airways in the left lung"]
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("wide", ["feet", "head"])
+def test_a_tree_upside_down_is_pointed_out(stored, wide, ct, model, monkeypatch):
+    def found(self, hu, spacing, grid):
+        found = np.zeros(hu.shape, np.uint8)
+        found[20:62, 44:46, 30:-30] = 1
+        found[slice(20, 25) if wide == "feet" else slice(57, 62), 42:48, 30:-30] = 1
+        return found
+
+    monkeypatch.setattr(AirwayPredictor, "segment_ct", found)
+    image = sitk.GetImageFromArray(ct)
+    image.SetSpacing(SPACING[::-1])
+    image = sitk.DICOMOrient(image, stored)
+    box, _, _ = region(image, None, margin=10.0)
+    tree = find_tree(image, box, load_predictor(model, Settings()))
+    assert not tree.problem
+    doubts = tree.doubts
+    assert [doubt.endswith("is the CT upside down?") for doubt in doubts] == [True] * (wide == "feet")
 
 
 @pytest.mark.long
