@@ -1,12 +1,14 @@
 """Several cases worked on at once, each in a process, with a progress bar."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any
 
 from nnunetv2_airway.io.errors import reason
@@ -79,7 +81,8 @@ def _run(function: Callable[..., Any], cases: Mapping[str, tuple], processes: in
     workers = max(1, min(processes, len(cases)))
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
-        running = {pool.submit(function, *arguments): name for name, arguments in cases.items()}
+        with _deaf_to_interrupts():  # as the processes are that start here: what is under way can be finished
+            running = {pool.submit(function, *arguments): name for name, arguments in cases.items()}
         for done in as_completed(running):
             error = done.exception()
             yield running[done], None if error else done.result(), error
@@ -88,6 +91,19 @@ def _run(function: Callable[..., Any], cases: Mapping[str, tuple], processes: in
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C, which a terminal sends to all processes; one that starts meanwhile ignores it until its end."""
+    if current_thread() is not main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end_with_parent() -> None:

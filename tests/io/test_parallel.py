@@ -1,5 +1,11 @@
 """Work is given as Python expressions: ``eval`` is a function that every process can import."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from nnunetv2_airway.io import parallel
@@ -47,3 +53,32 @@ def test_one_that_cannot_be_written_ends_the_work():
 
 def test_no_cases():
     assert run({}) == {}
+
+
+INTERRUPTED = """
+from nnunetv2_airway.io.parallel import finished_cases
+touch = "__import__('pathlib').Path({!r}).touch()"
+slow = f"{touch.format('begun')} or __import__('time').sleep(1) or {touch.format('done')}"
+if __name__ == "__main__":
+    work = {"0": (slow,), "1": ("1",), "2": ("2",), "3": (touch.format("last"),)}  # the pool takes some early
+    list(finished_cases(eval, work, processes=1, description="test"))
+"""
+
+
+def test_after_ctrl_c_in_a_terminal_what_is_under_way_is_finished(tmp_path):
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    command = [sys.executable, "script.py"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # to all, as a terminal does
+        said = process.communicate()[1]
+    assert process.returncode and "the cases that are under way are finished first" in said
+    assert said.count("Traceback") == 1  # of the script, which a command catches
+    assert (tmp_path / "done").exists() and not (tmp_path / "last").exists()
+
+
+def test_processes_do_not_hear_interrupts_from_their_start():
+    before = signal.getsignal(signal.SIGINT)
+    assert run({"0": "__import__('signal').getsignal(2)"})["0"] == (signal.SIG_IGN, None)
+    assert signal.getsignal(signal.SIGINT) == before
