@@ -67,16 +67,19 @@ train() {
         nnUNetv2_train 654 3d_fullres all -tr $trainer -p nnUNetBoxPlans -device cpu $how
 }
 
+folder() {
+    python "$here/ship_model.py" -i "$trained/fold_all/checkpoint_final.pth" -from "$start" -o "$model" "$@"
+}
+
 ship() { # weights, then the operating point: in a patient of whom nothing was in the training, against the baseline
     model="$here/../nnunetv2_airway/model"
     tuning="$nnUNet_results/tuning"
-    how="python $here/ship_model.py -i $trained/fold_all/checkpoint_final.pth -from $start -o $model"
-    $how
+    folder
     nnUNetv2_airway_segment -i "$sources/LIDC-IDRI-0001.nii.gz" -o "$tuning/reference" -m "$sources/weight.pth"
     nnUNetv2_predict_from_modelfolder -i "$tuning/reference/cts" -o "$tuning/predictions" -m "$model" -f all \
         -device cpu --disable_tta --save_probabilities
     nnUNetv2_airway_tune -i "$tuning/predictions" -ref "$tuning/reference" -o "$tuning" --precision 90 --thresholds-only
-    $how -point "$tuning/operating_point.json"
+    folder -point "$tuning/operating_point.json"
 }
 
 "$2"
