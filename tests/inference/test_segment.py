@@ -164,8 +164,14 @@ def test_a_lung_without_airways_is_pointed_out(stored, ct, model, monkeypatch):
     assert tree.doubts == ["there are hardly any airways in the left lung"]
 
 
-@pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("wide", ["feet", "head"])
+@pytest.mark.parametrize(
+    ("wide", "stored"),
+    [
+        ("feet", "SRP"),
+        ("head", "RAS"),
+        *(pytest.param("feet", letters, marks=pytest.mark.slow) for letters in STORED[:2]),
+    ],
+)
 def test_a_tree_upside_down_is_pointed_out(stored, wide, ct, model, monkeypatch):
     def found(self, hu, spacing, grid):
         found = np.zeros(hu.shape, np.uint8)
