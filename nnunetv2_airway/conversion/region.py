@@ -4,7 +4,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_airway.conversion.lungs import Box, lung_box, open_ends
-from nnunetv2_airway.io.images import Grid, orientation
+from nnunetv2_airway.io.images import Grid, axis_between, orientation
 from nnunetv2_airway.tree.components import bounding_box
 
 MARGIN = 10.0
@@ -83,5 +83,5 @@ def _beyond(enlarged: Box, box: Box, image: sitk.Image) -> float:
 
 def extent(box: Box, image: sitk.Image, letters: str) -> float:
     """Length of a box in mm along the axis of an image that points to one of two sides, such as "SI"."""
-    axis = next(axis for axis, letter in enumerate(orientation(image)[::-1]) if letter in letters)
+    axis, _ = axis_between(image, letters)
     return (box[axis].stop - box[axis].start) * image.GetSpacing()[2 - axis]

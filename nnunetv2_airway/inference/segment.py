@@ -17,7 +17,7 @@ from nnunetv2_airway.inference.models import BUILT_IN, find_model
 from nnunetv2_airway.inference.postprocessing import keep_airway_tree
 from nnunetv2_airway.inference.predictor import AirwayPredictor, Settings, load_predictor
 from nnunetv2_airway.io.errors import UserError
-from nnunetv2_airway.io.images import Grid, orientation
+from nnunetv2_airway.io.images import Grid, axis_between, orientation
 from nnunetv2_airway.tree.centerline import checked_spacing
 from nnunetv2_airway.tree.components import bounding_box, largest_component
 from nnunetv2_airway.tree.parse import parse_tree
@@ -206,7 +206,7 @@ def _left_out(mask: np.ndarray, tree: np.ndarray, ct: sitk.Image) -> list[str]:
     volume = np.count_nonzero(piece) * np.prod(ct.GetSpacing()) / 1000
     if volume <= LEFT_OUT:
         return []
-    x, y, z = (round(np.nonzero(piece)[axis].mean()) for axis in (2, 1, 0))
+    z, y, x = (round(places.mean()) for places in np.nonzero(piece))
     return [
         f"a piece of {volume:.1f} ml does not hang on the tree and was left out, around voxel x {x}, y {y}, z {z}: "
         f"look whether a part of the airways is missing; gas in stomach or bowel may also be taken for airways"
@@ -215,7 +215,7 @@ def _left_out(mask: np.ndarray, tree: np.ndarray, ct: sitk.Image) -> list[str]:
 
 def _one_sided(tree: np.ndarray, ct: sitk.Image, box: Box) -> list[str]:
     """Say so where one half of the lungs' box holds hardly any of the tree."""
-    axis, towards = next((2 - k, letter) for k, letter in enumerate(orientation(ct)) if letter in "LR")
+    axis, towards = axis_between(ct, "LR")
     found = bounding_box(tree > 0)[axis]
     half = (box[axis].stop - box[axis].start) / 2
     middle = box[axis].start + half
@@ -229,7 +229,7 @@ def _one_sided(tree: np.ndarray, ct: sitk.Image, box: Box) -> list[str]:
 
 def _upside_down(tree: np.ndarray, ct: sitk.Image) -> list[str]:
     """Say so where the lower third of the tree is wider than the upper one, in which the trachea is."""
-    axis, towards = next((2 - k, letter) for k, letter in enumerate(orientation(ct)) if letter in "SI")
+    axis, towards = axis_between(ct, "SI")
     from_feet = np.moveaxis(tree[bounding_box(tree > 0)] > 0, axis, 0)[:: 1 if towards == "S" else -1]
     third = -(-len(from_feet) // 3)
     spacing = ct.GetSpacing()[::-1]

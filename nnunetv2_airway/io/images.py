@@ -255,6 +255,11 @@ def orientation(image: sitk.Image) -> str:
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
+def axis_between(image: sitk.Image, letters: str) -> tuple[int, str]:
+    """Find the axis (0 to 2 of z, y, x) of an image between two sides, such as "SI", and to which of them it points."""
+    return next((2 - k, letter) for k, letter in enumerate(orientation(image)) if letter in letters)
+
+
 def upright(letters: str) -> bool:
     """Whether an orientation has columns from side to side, rows from front to back and planes from feet to head.
 

@@ -17,7 +17,20 @@ from nnunetv2_airway.io.images import Grid
 
 SPACING = (3.0, 2.3, 2.1)
 STORED = ("LPS", "RAS", "SRP")
-TOWARDS = dict(zip("LPSRAI", "LPSLPS", strict=True))
+SEEN = dict(zip("SIPALR", (1.0, 1.0, 1.5, 1.5, 2.0, 2.0), strict=True))
+"""Sides of a model's voxels, in mm, by where they point."""
+
+
+def as_stored(ct: np.ndarray, letters: str) -> sitk.Image:
+    image = sitk.GetImageFromArray(ct)
+    image.SetSpacing(SPACING[::-1])
+    return sitk.DICOMOrient(image, letters)
+
+
+def tree_found(ct: np.ndarray, letters: str, model):
+    image = as_stored(ct, letters)
+    box, _, _ = region(image, None, margin=10.0)
+    return find_tree(image, box, load_predictor(model, Settings()))
 
 
 @pytest.mark.usefixtures("finds_trachea")
@@ -28,9 +41,7 @@ def test_arrays_and_images_give_their_like(ct, model):
     assert 25 < tree.sum() * np.prod(SPACING) / 1000 < 50  # a trachea of 20 x 95 mm in the box, and main bronchi
     assert (gas & (tree > 0)).sum() > 0.9 * tree.sum()
     # stored in another orientation, it is the same tree
-    image = sitk.GetImageFromArray(ct)
-    image.SetSpacing(SPACING[::-1])
-    turned = sitk.DICOMOrient(image, "RAI")
+    turned = as_stored(ct, "RAI")
     found = segment(turned, load_predictor(model, Settings()))
     assert Grid.of(found) == Grid.of(turned)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS")), tree)
@@ -58,13 +69,10 @@ def test_models_that_turn_cts_see_them_turned(seen, stored, ct, model, monkeypat
         predictor.plans_manager.plans = {name: plans[name] for name in plans if name != ORIENTATION}
         assert predictor.orientation == ""
         predictor.plans_manager.plans["image_reader_writer"] = "NibabelIOWithReorient"
-    image = sitk.GetImageFromArray(ct)
-    image.SetSpacing(SPACING[::-1])
-    tree = segment_image(sitk.DICOMOrient(image, stored), AirwayPredictor.of(predictor))
-    assert [dict(zip("SPL", (1.0, 1.5, 2.0), strict=True))[TOWARDS[letter]] for letter in stored[::-1]] == list(
-        tree.spacing
-    )
-    found = Grid.of(sitk.DICOMOrient(image, stored)).image(tree.mask)
+    image = as_stored(ct, stored)
+    tree = segment_image(image, AirwayPredictor.of(predictor))
+    assert tree.spacing == tuple(SEEN[letter] for letter in stored[::-1])
+    found = Grid.of(image).image(tree.mask)
     upright = sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS"))
     planes, rows, columns = (np.flatnonzero(upright.any(axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     assert upright.sum() == 12 * 20 * 30
@@ -156,11 +164,7 @@ def test_a_lung_without_airways_is_pointed_out(stored, ct, model, monkeypatch):
         return found
 
     monkeypatch.setattr(AirwayPredictor, "segment_ct", right)
-    image = sitk.GetImageFromArray(ct)
-    image.SetSpacing(SPACING[::-1])
-    image = sitk.DICOMOrient(image, stored)
-    box, _, _ = region(image, None, margin=10.0)
-    tree = find_tree(image, box, load_predictor(model, Settings()))
+    tree = tree_found(ct, stored, model)
     assert tree.doubts == ["there are hardly any airways in the left lung"]
 
 
@@ -180,14 +184,9 @@ def test_a_tree_upside_down_is_pointed_out(stored, wide, ct, model, monkeypatch)
         return found
 
     monkeypatch.setattr(AirwayPredictor, "segment_ct", found)
-    image = sitk.GetImageFromArray(ct)
-    image.SetSpacing(SPACING[::-1])
-    image = sitk.DICOMOrient(image, stored)
-    box, _, _ = region(image, None, margin=10.0)
-    tree = find_tree(image, box, load_predictor(model, Settings()))
+    tree = tree_found(ct, stored, model)
     assert not tree.problem
-    doubts = tree.doubts
-    assert [doubt.endswith("is the CT upside down?") for doubt in doubts] == [True] * (wide == "feet")
+    assert [doubt.endswith("is the CT upside down?") for doubt in tree.doubts] == [True] * (wide == "feet")
 
 
 @pytest.mark.long
